@@ -67,6 +67,7 @@ bench: $(SETUP)
 	$(BIN)/python benchmarks/repeats.py
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/migrate.py
+	$(BIN)/python benchmarks/mixed.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/served.py
 	$(BIN)/python benchmarks/transfer.py

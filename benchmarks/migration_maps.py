@@ -12,7 +12,7 @@ import numpy as np
 from real_pairs import DATA
 from sklearn.linear_model import RidgeCV
 
-from repstitch.stitchers.held_out_rows import read_held_out
+from repstitch.stitchers.held_out_rows import HeldOutRows, read_held_out
 from repstitch.stitchers.stitcher import Stitcher, load
 from repstitch.workflows.training import train
 
@@ -143,7 +143,10 @@ def move(case: Case, keep: Path, report: Callable[[str], object] = lambda _: Non
     return Moved(docs, queries, stitcher, path)
 
 
-def held_out_of(moved: Moved):
+def held_out_of(moved: Moved) -> HeldOutRows:
     """Return the held-out rows of a stitcher."""
-    assert moved.stitcher is not None and moved.folder is not None
-    return read_held_out(moved.folder, moved.stitcher.version, moved.stitcher.target.dim)
+    assert moved.stitcher is not None
+    assert moved.folder is not None
+    rows = read_held_out(moved.folder, moved.stitcher.version, moved.stitcher.target.dim)
+    assert rows is not None
+    return rows

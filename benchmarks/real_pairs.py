@@ -22,18 +22,19 @@ DATA = Path(os.environ.get("REPSTITCH_DATA") or Path(__file__).parents[2] / "sha
 
 @dataclass(frozen=True)
 class RealPair:
-    """Two files of matched rows, and the file of their ids."""
+    """Two files of matched rows, and the files of their ids and groups."""
 
     source: str
     target: str
     ids: str | None = None
+    groups: str | None = None
 
 
 def load(real: RealPair) -> Pairs:
     """Read the pairs, without invalid rows and duplicate pairs; captions are grouped by photo."""
     if not DATA.is_dir():
         raise InputError(f"There is no folder {DATA}; set REPSTITCH_DATA to the folder of real paired embeddings.")
-    group = _photos() if real.source.startswith("captions/") else None
+    group = _photos() if real.source.startswith("captions/") else real.groups and DATA / real.groups
     source, target = (_read(side, real.ids, group) for side in (real.source, real.target))
     return pair(source, target, drop_invalid=True)
 
@@ -47,11 +48,12 @@ def _photos() -> np.ndarray:
         return np.array([row[0] for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)], dtype=object)
 
 
-def arguments(about: str | None, seeds: int) -> argparse.ArgumentParser:
-    """Return a parser of the arguments that all benchmarks on the pairs share."""
+def arguments(about: str | None, seeds: int, real: dict[str, RealPair] | None = None) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that all benchmarks on the pairs share. `real` are by default PAIRS."""
+    real = PAIRS if real is None else real
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--seeds", type=int, default=seeds)
-    parser.add_argument("--pairs", nargs="*", default=list(PAIRS), choices=list(PAIRS))
+    parser.add_argument("--pairs", nargs="*", default=list(real), choices=list(real))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
         "--raw", type=Path, help="JSON file of all runs; runs that it already contains are not repeated"
@@ -67,7 +69,7 @@ def every_split(args, measure: Callable[[Pairs, int], Any], what: str = "") -> d
     kept = json.loads(args.raw.read_text()) if args.raw and args.raw.exists() else {}
     results: dict[str, list] = {}
     for name in args.pairs:
-        pairs = load(PAIRS[name])
+        pairs = load((PAIRS | TEXTS)[name])
         for seed in range(args.seeds):
             key = f"{what}{name}/{seed}"
             if key not in kept:
@@ -95,4 +97,12 @@ PAIRS = {
     "clip text rn50→b32": RealPair(f"{CLIP}:clip_rn50", f"{CLIP}:clip_vitb32", f"{CLIP}:names"),
     "emoji minilm→emoji2vec": RealPair(f"{EMOJI}:minilm_l6_v2", f"{EMOJI}:emoji2vec", f"{EMOJI}:emoji"),
     "words glove50→w2v": RealPair(f"{WORDS}:glove50", f"{WORDS}:word2vec300", f"{WORDS}:words"),
+}
+
+POOL = "text_modern/pool"
+MINILM, E5, POOL_IDS = f"{POOL}/minilm_l6.npy", f"{POOL}/e5_small_multi_q4.npy", f"{POOL}/ids.txt"
+TEXTS = {
+    "texts minilm→e5": RealPair(MINILM, E5, POOL_IDS, f"{POOL}/groups.txt"),
+    "texts paraphrase→minilm": RealPair(f"{POOL}/paraphrase_l3.npy", MINILM, POOL_IDS, f"{POOL}/groups.txt"),
+    "texts wordllama→e5": RealPair(f"{POOL}/wordllama_256.npy", E5, POOL_IDS, f"{POOL}/groups.txt"),
 }

@@ -27,6 +27,7 @@ PACKAGES = {
     "repstitch.fit": "Fit maps from moments or pairs.",
     "repstitch.stitchers": "Maps, stitchers, the registry and routes.",
     "repstitch.evaluation": "Scores on held-out pairs.",
+    "repstitch.mixing": "Native and translated rows together, and result lists of two models.",
     "repstitch.transfer": "Move probes, directions and dictionaries.",
     "repstitch.client": "Clients of the service, and their errors.",
 }

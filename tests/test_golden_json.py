@@ -22,7 +22,8 @@ ADDED = {
     "relevance": ("unseen_documents",),
     "confidence": ("auroc_interval", "usable", "reason"),
     "verdict": ("sure",),
-    "numbers": ("retention_interval", "first_stage_interval"),
+    "numbers": ("retention_interval", "first_stage_interval", "reranked"),
+    **dict.fromkeys(("overlap@10", "top10_in_97", "ndcg@10", "recall@100"), ("reranked",)),
 }
 WIDER = {"interval", "recall@1", "recall@5", "recall@10", "mrr", "overlap@10", "over_keep_old"}  # lists of two ends
 OF_THIS_RUN = {"version", "repstitch", "torch", "python", "forward", "backward"}

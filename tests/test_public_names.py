@@ -14,7 +14,7 @@ import pytest
 import repstitch as rs
 
 PACKAGE = Path(rs.__file__).parent
-FACES = ("alignment", "embeddings", "encoders", "evaluation", "fit", "metrics", "stitchers", "transfer")
+FACES = ("alignment", "embeddings", "encoders", "evaluation", "fit", "metrics", "mixing", "stitchers", "transfer")
 
 
 def checked_names(path: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from repstitch.bulk.verification import verify
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.errors import InputError
+from repstitch.mixing.placement import Placement
 from repstitch.spaces import Space
 from repstitch.stitchers.held_out_rows import HeldOutRows
 from repstitch.stores.lancedb.table import LanceTable
@@ -93,6 +94,22 @@ def test_native_vectors_that_are_written_after_a_verification_must_be_verified(w
         cut_over(store, stitcher, settings)
 
 
+def test_native_vectors_are_written_as_the_length_of_translated_rows_asks(world, stitcher, vectors, native, file):
+    address = world.create(list(range(N)), vectors)
+    with opened(address) as store:
+        job, counts = reembed(store, stitcher, world, file, translated_length=0.9)
+        assert counts.written == len(CHOSEN)
+        expected = job.placement.native(native)
+        rows = {str(key): row for part in store.compare() for key, row in zip(part.ids, part.new, strict=True)}
+        np.testing.assert_allclose(np.stack([rows[str(i)] for i in CHOSEN]), expected, atol=1e-6)
+        assert expected.shape == (len(CHOSEN), E + 1)
+        job, result = verify(store, stitcher, settings_of(**world.options), held_out_of(stitcher, vectors))
+        assert result["passed"]
+        assert result["rows"]["native"] == len(CHOSEN)
+        _, again = reembed(store, stitcher, world, file)
+        assert (again.written, again.unchanged) == (0, len(CHOSEN))
+
+
 def test_an_interrupted_run_writes_only_the_rest_later(world, stitcher, vectors, file, monkeypatch):
     address = world.create(list(range(N)), vectors)
     with opened(address) as store:
@@ -128,10 +145,10 @@ def test_the_ids_choose_rows_of_a_file_and_those_without_a_row_are_counted(tmp_p
 
 
 def test_native_vectors_get_the_length_of_translations(stitcher, native):
-    assert np.linalg.norm(native_as_stored(native, stitcher), axis=1) == pytest.approx(1, abs=1e-6)
+    assert np.linalg.norm(native_as_stored(native, stitcher, Placement()), axis=1) == pytest.approx(1, abs=1e-6)
     from dataclasses import replace
 
-    np.testing.assert_array_equal(native_as_stored(native, replace(stitcher, output_norm="none")), native)
+    np.testing.assert_array_equal(native_as_stored(native, replace(stitcher, output_norm="none"), Placement()), native)
 
 
 class WordEncoder:
@@ -162,7 +179,9 @@ def test_an_encoder_embeds_the_texts_of_the_rows_once(world, stitcher, vectors):
         assert len(encoder.texts) == 40
         part = next(iter(store.compare(["5"])))
         body = store.take(["5"], ["body"])["body"].to_pylist()[0]
-        np.testing.assert_allclose(part.new[0], native_as_stored(encoder.encode([body]), stitcher)[0], atol=1e-6)
+        np.testing.assert_allclose(
+            part.new[0], native_as_stored(encoder.encode([body]), stitcher, Placement())[0], atol=1e-6
+        )
         natives, encoder = texts_of(stitcher, [*CHOSEN, 1])
         run(store, stitcher, settings, natives)
         assert natives.counts.to_dict() == {"written": 1, "unchanged": 40, "left_out": 0}

@@ -27,6 +27,7 @@ from repstitch.cli.main import main
 from repstitch.embeddings.rows import Embeddings
 from repstitch.embeddings.writing import write
 from repstitch.stitchers.held_out_rows import HeldOutRows, held_out_file
+from repstitch.stitchers.stitcher import load
 
 N = 200
 SECRET = "tr0ub4dor&3"
@@ -78,6 +79,31 @@ def test_a_plan_chooses_the_rows_to_embed_anew(capsys, tmp_path, address, stitch
     _, text, _ = run(capsys, *command, "--ids-out", tmp_path / "by-queries.txt", "--queries", tmp_path / "q.npy")
     assert f"{N // 5} rows chosen (20%); their ids are in {tmp_path / 'by-queries.txt'}" in text
     assert (tmp_path / "by-queries.txt").read_text() != out.read_text()
+
+
+def test_a_plan_draws_what_shares_of_the_rows_gain(capsys, tmp_path, address, stitcher):
+    made, rows, out = load(stitcher), gaussian(N, 16, 1), tmp_path / "shares.png"
+    command = ("migrate", "plan", address, "--stitcher", stitcher, "--share", "0.15", "--plot", out)
+    status, _, errors = run(capsys, *command, "--ids-out", tmp_path / "first.txt")
+    assert (status, "`--plot` requires translated held-out rows" in errors[-1], out.exists()) == (2, True, False)
+    translated = made.translate(rows)
+    native = (translated + 0.1 * gaussian(N, 24, 2)).astype(np.float32)
+    HeldOutRows(np.arange(N).astype(str).astype(object), native, translated, rows).write(Path(stitcher), made.version)
+    plan = result(capsys, *command, "--ids-out", tmp_path / "first.txt")
+    assert [point["share"] for point in plan["share_curve"]] == [0.0, 0.05, 0.1, 0.15, 0.2, 0.4, 0.7, 1.0]
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--plot", "shares.png"), "`--plot` draws what a share of the rows gains, so it requires `--share`."),
+        (("--share", "0.2", "--ids-out", "ids.txt", "--plot", "shares.gif"), "`--plot` must end in .png, .svg or .pdf"),
+    ],
+)
+def test_a_plan_that_cannot_be_drawn_is_refused_before_the_table_is_read(capsys, stitcher, options, message):
+    status, _, errors = run(capsys, "migrate", "plan", "lancedb://nowhere?table=t", "--stitcher", stitcher, *options)
+    assert (status, message in errors[-1]) == (2, True), errors
 
 
 def test_texts_are_shown_for_people(capsys, address, stitcher):

@@ -1,12 +1,14 @@
 import io
 import shlex
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from helpers.command_line import D_SOURCE, D_TARGET, FAST, result, run
 
 from repstitch.cli.main import main
+from repstitch.evaluation.scorecard import Scorecard
 from repstitch.stitchers.registry import Registry
 from repstitch.stitchers.stitcher import load
 
@@ -70,6 +72,24 @@ def test_show_refuses_an_unknown_picture_format_and_writes_nothing(capsys, tmp_p
     status, _, err = run(capsys, "show", stitcher, "--plot", tmp_path / "card.txt")
     assert (status, len(err)) == (2, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_threshold_has_equivalents_in_the_uses_in_whose_range_it_is(capsys, tmp_path, stitcher):
+    trained = load(stitcher)
+    lists = {"similarity": [0.1, 0.9], "low": [0.1, 0.8], "high": [0.2, 0.9], "same_items": [1.0, 0.5]}
+    scale = {"new": {"translated": lists}, "queries": 50, "results": 100}
+    scales = {"query": scale | {"old": [0.6, 0.8]}, "corpus": scale | {"old": [0.0, 0.4]}}
+    values = trained.scorecard.to_dict() | {"score_scale": scales}
+    replace(trained, scorecard=Scorecard(values)).save(tmp_path / "scaled")
+    output = result(capsys, "show", tmp_path / "scaled", "--threshold", 0.2)
+    assert output["queried_by"] == {"corpus": "rows"}
+    assert output["equivalents"]["corpus"]["translated"]["similarity"] == pytest.approx(0.5)
+    status, printed, _ = run(capsys, "show", tmp_path / "scaled", "--threshold", 0.2)
+    outside = "must be from 0.600 to 0.800, the range of the first 100 results of 50 held-out rows; got 0.2"
+    assert (status, outside in printed.splitlines()[0]) == (0, True)
+    status, _, err = run(capsys, "show", tmp_path / "scaled", "--threshold", 0.5)
+    assert (status, len(err)) == (2, 1)
+    assert "corpus use: `--threshold` must be from 0.000 to 0.400" in err[0]
 
 
 def test_a_plot_without_matplotlib_says_how_to_install_it(capsys, tmp_path, stitcher, monkeypatch):

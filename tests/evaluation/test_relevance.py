@@ -8,6 +8,7 @@ from helpers.spaces import gaussian, names
 from repstitch.errors import InputError
 from repstitch.evaluation.qrels import read_qrels
 from repstitch.evaluation.relevance import SearchRows, score_relevance
+from repstitch.evaluation.thresholds import Thresholds
 
 
 def written(tmp_path, text: str):
@@ -110,6 +111,49 @@ def test_query_use_ignores_translated_documents_and_corpus_use_translated_querie
 
 def gaussian_like(rows: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(gaussian(*rows.shape, seed=99))
+
+
+def ndcg_of(order: np.ndarray, grades: dict[int, float]) -> float:
+    """nDCG@10 of documents, best first, in plain Python."""
+    gained = sum(grades.get(int(row), 0.0) / np.log2(rank + 2) for rank, row in enumerate(order[:10]))
+    best = sorted(grades.values(), reverse=True)[:10]
+    return gained / sum(grade / np.log2(rank + 2) for rank, grade in enumerate(best))
+
+
+@pytest.mark.parametrize("use", ["corpus", "query"])
+def test_the_rival_without_a_map_reranks_the_first_100_of_the_old_model_by_the_new_one(use):
+    queries, documents = search_rows(n_documents=400)
+    grades = [{i: 2.0, (i * 7) % 400: 1.0} for i in range(40)]
+    qrels = {f"q{i}": {f"d{row}": grade for row, grade in judged.items()} for i, judged in enumerate(grades)}
+    measures = getattr(score_relevance(queries, documents, qrels, (use,)), use).measures
+    sides = [(np.asarray(queries.source), np.asarray(documents.source))]
+    sides.append((np.asarray(queries.target), np.asarray(documents.target)))
+    old, new = sides if use == "corpus" else sides[::-1]
+    expected = []
+    for query in range(40):
+        similar = [(D @ Q[query]) / np.linalg.norm(D, axis=1) / np.linalg.norm(Q[query]) for Q, D in (old, new)]
+        first = np.argsort(-similar[0])[:100]
+        expected.append(ndcg_of(first[np.argsort(-similar[1][first])], grades[query]))
+    reranked = measures["ndcg@10"].reranked
+    assert reranked is not None
+    assert reranked.score == pytest.approx(np.mean(expected), abs=1e-6)
+    assert reranked.interval is not None
+    assert measures["recall@100"].reranked == measures["recall@100"].keep_old
+    if use == "corpus":  # whose new model is the better one
+        assert measures["ndcg@10"].keep_old.score + 0.05 < reranked.score < measures["ndcg@10"].ceiling.score
+
+
+def test_reranking_all_documents_is_full_re_embedding():
+    measures = score_relevance(*search_rows(n_documents=100), QRELS, ("corpus",)).corpus.measures["ndcg@10"]
+    assert measures.reranked == measures.ceiling
+
+
+def test_an_old_model_that_is_gone_has_no_shortlist():
+    gone = Thresholds(old_model="gone")
+    scores = score_relevance(*search_rows(), QRELS, thresholds=gone)
+    for use in (scores.query, scores.corpus):
+        assert {measure.reranked for measure in use.measures.values()} == {None}
+        assert use.verdict.numbers["reranked"] is None
 
 
 def test_a_naive_swap_is_scored_only_if_both_spaces_have_the_same_dimension():

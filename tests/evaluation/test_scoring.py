@@ -248,6 +248,45 @@ def neighbours(X: np.ndarray) -> torch.Tensor:
     return knn(rows, rows, 10, exclude_self=True)
 
 
+@pytest.mark.parametrize("use", ["query", "corpus"])
+def test_the_old_shortlist_in_the_order_of_the_new_model_has_the_true_neighbours_that_it_contains(use):
+    X, Y = shared_latent(300, rank=6, d_source=12, d_target=10, noise=0.8)
+    card = scorecard_of(X, Y, Y)
+    old, new = (similar_to_others(rows) for rows in ((X, Y) if use == "corpus" else (Y, X)))
+    shares = []
+    for row in range(300):
+        shortlist = np.argsort(-old[row])[:100]
+        first = shortlist[np.argsort(-new[row][shortlist])[:10]]
+        shares.append(len(set(first) & set(np.argsort(-new[row])[:10])) / 10)
+    references = card.uses[use].references
+    assert references is not None
+    first, shortlist = references.measures["overlap@10"], references.measures["top10_in_100"]
+    assert first.reranked is not None
+    assert first.reranked.score == pytest.approx(np.mean(shares), abs=1e-6)
+    assert first.reranked == shortlist.reranked == shortlist.keep_old
+    assert first.keep_old.score < first.reranked.score < 1
+    assert card.uses[use].verdict.numbers["reranked"] == first.reranked.score
+
+
+def similar_to_others(rows: np.ndarray) -> np.ndarray:
+    """Return the cosines (n, n) of each row to the others; -2 to itself."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    similar = unit @ unit.T
+    np.fill_diagonal(similar, -2)
+    return similar
+
+
+def test_an_old_model_that_is_gone_is_not_reranked():
+    X, Y = shared_latent(300, rank=6, d_source=12, d_target=10)
+    card = scorecard_of(X, Y, Y, thresholds=Thresholds(old_model="gone"))
+    for use in card.uses.values():
+        assert use.references is not None
+        assert [measure.reranked for measure in use.references.measures.values()] == [None, None]
+        assert use.verdict.numbers["reranked"] is None
+    assert "reranked" not in card.table()
+    assert "old model's shortlist, reranked" in scorecard_of(X, Y, Y).table()
+
+
 def test_the_references_are_mutual_knn_for_the_old_model_and_one_for_re_embedding():
     X, Y = shared_latent(150)
     card = score(X, Y, Y + gaussian(150, 10, 2))

@@ -96,6 +96,22 @@ def test_with_relevance_judgements_the_advice_names_their_measures():
     assert advice(made) == kept
 
 
+@pytest.mark.parametrize("word", ["use as first stage", "probably use as first stage"])
+def test_a_first_stage_is_told_apart_from_the_rival_without_a_map_and_its_price(word):
+    numbers = {"score": 0.4, "keep_old": 0.2, "ceiling": 0.5, "first_stage": 0.97, "first_stage_chance": 0.1}
+    values = {"verdict": word, "why": "", "sure": True, "measure": "ndcg@10"}
+    numbers |= {"recall@100": 0.9, "reranked": 0.45}
+    made = Verdict(values | {"numbers": numbers})
+    assert advice(made, "minilm", "e5").endswith(
+        " Without a map, the first 100 of the old model (minilm) reranked with e5 keep 90 % of the nDCG@10 of "
+        "re-embedding with e5, at the price of 100 documents embedded with e5 for each query, or of native vectors of "
+        "all documents kept."
+    )
+    assert "reranked with the new model keep 90 % of the nDCG@10 of re-embedding, at" in advice(made)
+    assert "Without a map" not in advice(Verdict(values | {"verdict": "use", "numbers": numbers}))
+    assert "Without a map" not in advice(Verdict(values | {"numbers": numbers | {"reranked": None}}))
+
+
 def test_an_old_model_that_beats_re_embedding_is_named_with_its_score_and_no_share_above_100_percent():
     numbers = {"score": 0.09, "keep_old": 0.432, "ceiling": 0.1, "first_stage": 0.9, "first_stage_chance": 0.1}
     made = Verdict(

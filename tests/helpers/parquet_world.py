@@ -36,7 +36,7 @@ class ParquetWorld:
         return self.path.with_name("docs.new")
 
     def create(
-        self, ids: Sequence[int], vectors: np.ndarray, *, index: bool = False, lang: Sequence[str] | None = None
+        self, ids: Sequence[int], vectors: np.ndarray, *, index: bool | str = False, lang: Sequence[str] | None = None
     ) -> str:
         self.path.mkdir(parents=True)
         rows = LanceWorld._rows(ids, vectors, lang)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import psycopg
 
+from helpers.lance_world import metric_of
 from helpers.postgresql_server import address, new_database
 
 VIEW = "docs_current"
@@ -49,7 +50,7 @@ class PostgresColumnWorld:
         return cursor.fetchall() if cursor.description else []
 
     def create(
-        self, ids: Sequence[int], vectors: np.ndarray, *, index: bool = False, lang: Sequence[str] | None = None
+        self, ids: Sequence[int], vectors: np.ndarray, *, index: bool | str = False, lang: Sequence[str] | None = None
     ) -> str:
         self.run(
             "create table docs(id bigint primary key, body text, lang text, n int not null default 0, "
@@ -57,7 +58,8 @@ class PostgresColumnWorld:
         )
         self.insert(ids, vectors, lang)
         if index:
-            self.run("create index docs_vector_idx on docs using hnsw (vector vector_cosine_ops) with (m = 8)")
+            family = {"cosine": "vector_cosine_ops", "l2": "vector_l2_ops", "dot": "vector_ip_ops"}[metric_of(index)]
+            self.run(f"create index docs_vector_idx on docs using hnsw (vector {family}) with (m = 8)")
         self.run("analyze docs")
         return address(self.uri, table="docs", vector="vector", id="id")
 

@@ -7,7 +7,8 @@ from helpers.spaces import gaussian
 
 from repstitch.errors import InputError
 from repstitch.metrics.neighbours import knn, unit
-from repstitch.mixing.mixed_index import LENGTHS, MixedIndex, Placement
+from repstitch.mixing.mixed_index import LENGTHS, MixedIndex
+from repstitch.mixing.placement import Placement
 
 
 def spaces(n: int = 200, d: int = 12, noise: float = 0.6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -68,6 +69,23 @@ def test_rows_that_a_map_shrinks_towards_the_mean_crowd_native_rows_out_and_a_le
     assert corrected.overlap > plain.overlap
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_length_from_few_rows_suits_the_nearer_neighbours_of_many(seed):
+    """Similarities to translated rows grow half as fast, so the best length depends on how near the neighbours are."""
+    _, Y = spaces(900, seed=seed)
+    Y = torch.from_numpy(Y)
+
+    def index(rows: torch.Tensor) -> MixedIndex:
+        made = MixedIndex(rows, rows)
+        made.translated = 0.4 + 0.5 * made.native
+        return made
+
+    large, few = index(Y), index(Y[:90])
+    best = max(LENGTHS, key=lambda length: large.score(0.2, length).overlap)
+    ten = max(LENGTHS, key=lambda length: few.score(0.5, length).overlap)
+    assert abs(few.best_length() - best) < abs(ten - best)
+
+
 def test_queries_of_the_user_search_all_rows():
     T, Y = spaces()
     Q = gaussian(30, 12, 5) + 1
@@ -96,14 +114,15 @@ def test_rows_that_do_not_fit_are_refused(T, Y, Q, message):
 # --- how the rows are stored ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("extra", [1, 8])
 @pytest.mark.parametrize("length", [0.8, 1.0, 1.15])
-def test_with_one_more_coordinate_cosine_and_l2_rank_as_the_inner_product_does(length):
+def test_with_one_more_coordinate_cosine_and_l2_rank_as_the_inner_product_does(length, extra):
     T, Y = spaces(60)
     Q = gaussian(20, 12, 4)
-    placement = Placement(length, coordinate=True)
+    placement = Placement(length, extra)
     rows = np.concatenate([placement.translated(T), placement.native(5 * Y)]).astype(np.float64)
     queries = placement.queries(Q).astype(np.float64)
-    assert rows.shape[1] == queries.shape[1] == placement.dim(12) == 13
+    assert rows.shape[1] == queries.shape[1] == 12 + extra
     product = queries[:, :12] @ np.concatenate([length * T, Y]).T.astype(np.float64)
     cosine = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ (
         rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -120,12 +139,11 @@ def test_without_a_coordinate_only_translated_rows_change():
     np.testing.assert_allclose(np.linalg.norm(Placement(0.9).translated(T), axis=1), 0.9, rtol=1e-5)
     np.testing.assert_allclose(Placement(0.9).native(7 * Y), Y, rtol=1e-5)
     np.testing.assert_allclose(Placement(0.9).queries(7 * Y), Y, rtol=1e-5)
-    assert Placement(0.9).dim(12) == 12
 
 
 def test_a_row_without_a_translation_stays_without_one():
     rows = np.full((2, 4), np.nan, np.float32)
-    assert np.isnan(Placement(0.9, coordinate=True).translated(rows)).all()
+    assert np.isnan(Placement(0.9, 1).translated(rows)).all()
 
 
 @pytest.mark.parametrize("length", [0.0, -1.0, float("nan"), float("inf")])

@@ -113,6 +113,24 @@ def test_the_best_offset_undoes_a_bias_between_the_lists():
     assert found(offset) == max(found(other) for other in OFFSETS)
 
 
+@pytest.mark.parametrize("n_moved", [20, 100, 380])
+def test_lists_of_parts_of_unlike_size_need_no_offset_if_the_share_moved_is_passed(n_moved):
+    """Native similarities on one scale, so that the right results of the whole are those of highest similarity."""
+    similar = np.random.default_rng(0).random((40, 400)) ** 3
+    parts = np.split(np.arange(400), [n_moved])
+
+    def overlap(moved: float) -> float:
+        shares = []
+        for row in similar:
+            new, old = ([(i, float(row[i])) for i in part[np.argsort(-row[part])][:50]] for part in parts)
+            merged = {key for key, _ in merge_results(old, new, 10, moved=moved)}
+            shares.append(len(merged & set(np.argsort(-row)[:10].tolist())) / 10)
+        return float(np.mean(shares))
+
+    assert overlap(n_moved / 400) > overlap(0.5) + 0.05
+    assert overlap(n_moved / 400) > 0.85
+
+
 def test_the_offset_of_lists_that_need_none_is_0():
     lists = [[("a", 0.9), ("b", 0.1)]] * 3
     assert best_offset(lists, lists, [["a"]] * 3) == 0
@@ -121,3 +139,11 @@ def test_the_offset_of_lists_that_need_none_is_0():
 def test_queries_without_all_three_lists_are_refused():
     with pytest.raises(InputError, match="must have a list for each query; got 1, 0 and 1"):
         best_offset([[("a", 1.0)]], [], [["a"]])
+
+
+@pytest.mark.parametrize("moved", [0.0, 1.0, float("nan")])
+def test_a_share_that_leaves_a_part_empty_is_refused(moved):
+    with pytest.raises(InputError, match="`moved` must be between 0 and 1; got"):
+        merge_results([("a", 1.0)], [("b", 1.0)], moved=moved)
+    with pytest.raises(InputError, match="`moved` must be between 0 and 1; got"):
+        best_offset([[("a", 1.0)]], [[("b", 1.0)]], [["a"]], moved)

@@ -209,10 +209,10 @@ def test_a_share_of_own_pairs_is_their_share_of_the_weight_in_the_moments():
     problem = Problem(X, Y, objective, folds=torch.where(mask, torch.arange(50) % 5, -1))
     weights = torch.where(mask, 0.3 / 10, 0.7 / 40)
     expected = moments((X, Y, weights))
-    mixed = problem.decomposed(None, 0.3).moments
+    mixed = problem.decomposed((), 0.3).moments
     torch.testing.assert_close(mixed.cov_xy, expected.cov_xy, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(mixed.y_mean, expected.y_mean, rtol=1e-4, atol=1e-7)
-    alone = problem.decomposed(None, 1.0).moments
+    alone = problem.decomposed((), 1.0).moments
     torch.testing.assert_close(alone.cov_xx, moments((X[mask], Y[mask])).cov_xx)
     assert mixed.n_effective == pytest.approx(1 / (0.3**2 / 10 + 0.7**2 / 40))
 

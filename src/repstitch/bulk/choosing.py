@@ -87,22 +87,24 @@ class _NearestRows:
         return torch.bincount(self.positions.flatten(), minlength=self.n_rows)
 
 
-def share_curve(held_out: HeldOutRows | None, length: float = 1.0) -> list[dict[str, Any]] | None:
+def share_curve(
+    held_out: HeldOutRows | None, length: float = 1.0, chosen: float | None = None
+) -> list[dict[str, Any]] | None:
     """Return the score of a search by the share of rows that are embedded anew, on held-out rows.
 
-    None without translated held-out rows. Each entry has the `share`, the `overlap` with the dense rows native, and
-    `random`, the overlap with as many random rows. It is measured with held-out rows as queries: judged questions may
-    gain less.
+    None without translated held-out rows. The shares are those of CURVE, and `chosen` if it is another one. Each entry
+    has the `share`, the `overlap` with the dense rows native, and `random`, the overlap with as many random rows. It is
+    measured with held-out rows as queries: judged questions may gain less.
     """
     if held_out is None or held_out.translated is None or len(held_out.vectors) < LEAST_ROWS:
         return None
-    index = MixedIndex(held_out.translated, held_out.vectors)
+    index = MixedIndex(held_out.translated, held_out.vectors, similar=held_out.similar)
     values = density(held_out.translated[: len(index)])
     curve: list[dict[str, Any]] = []
-    for share in CURVE:
+    for share in sorted({*CURVE} if chosen is None else {*CURVE, chosen}):
         mask = torch.zeros(len(index), dtype=torch.bool)
         mask[torch.from_numpy(choose_rows(values, share))] = True
         random = [index.random(share, seed) for seed in range(DRAWS)]
-        chosen = asdict(index.score(share, length, [mask]))
-        curve.append(chosen | {"random": index.score(share, length, random).overlap})
+        dense = asdict(index.score(share, length, [mask]))
+        curve.append(dense | {"random": index.score(share, length, random).overlap})
     return curve

@@ -59,7 +59,9 @@ def cut_over(
         if (job.verification or {}).get("index_stamp") != store.index_stamp():
             raise InputError("The index of the new vectors has changed since the verification; verify again first.")
         job = job.at(CUT_OVER)
-        return job, store.cut_over(Translation(stitcher), job.to_dict(), settings.max_rest, settings.max_pause)
+        return job, store.cut_over(
+            Translation(stitcher, placement=job.placement), job.to_dict(), settings.max_rest, settings.max_pause
+        )
 
 
 def roll_back(store: Store, settings: JobSettings) -> tuple[Job, RolledBack]:
@@ -125,7 +127,7 @@ def status(store: Store, held_out: HeldOutRows | None = None) -> dict[str, Any]:
     """
     job = required_job(store)
     store.resume(job.migration)
-    written = count_old_looking(store, held_out) if job.phase == CUT_OVER else None
+    written = count_old_looking(store, held_out, job.placement) if job.phase == CUT_OVER else None
     return {
         "address": store.address.label,
         "phase": job.phase,

@@ -1,17 +1,18 @@
 """The state of a migration, which is stored with the new column so that any machine can go on."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import repstitch
 from repstitch.bulk.settings import JobSettings
 from repstitch.errors import InputError, one_line
+from repstitch.mixing.placement import Placement
 from repstitch.spaces import SPACE_KEY, Space, adopt
 from repstitch.stitchers.stitcher import Stitcher
-from repstitch.stores.store import Migration, Store
+from repstitch.stores.store import Facts, Migration, Store
 
-FORMAT_VERSION = 1
+PLAIN_FORMAT, FORMAT_VERSION = 1, 2  # earlier releases would write other vectors to a job with a placement
 DAMAGED = "The state of the job on this column is damaged"
 FILLING, FILLED, INDEXED, INCOMPLETE, VERIFIED, CUT_OVER, ROLLED_BACK = (
     "filling",
@@ -34,6 +35,7 @@ class Job:
         source: The card of the old space.
         verification: The result of the last verification, as JSON, with the stamp of the index that it was made with.
         guard: Whether writers must state the new space after the cut-over.
+        placement: How translated rows, native rows and queries are written.
         started: When the job began, in ISO 8601.
     """
 
@@ -42,12 +44,13 @@ class Job:
     source: dict[str, Any]
     verification: dict[str, Any] | None = None
     guard: bool = False
+    placement: Placement = field(default_factory=Placement)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the job as JSON types."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": PLAIN_FORMAT if self.placement.is_plain else FORMAT_VERSION,
             "repstitch": repstitch.__version__,
             "phase": self.phase,
             "stitcher": self.migration.version,
@@ -62,6 +65,7 @@ class Job:
             "guard": self.guard,
             "verification": self.verification,
             "started": self.started,
+            **({} if self.placement.is_plain else {"placement": asdict(self.placement)}),
         }
 
     @classmethod
@@ -69,10 +73,10 @@ class Job:
         """Read a job. Raises InputError if a newer release has written it, or if it is damaged."""
         if not isinstance(values, dict):
             raise InputError(f"{DAMAGED}; clean up and begin anew.")
-        if values.get("format_version") != FORMAT_VERSION:
+        if values.get("format_version") not in (PLAIN_FORMAT, FORMAT_VERSION):
             raise InputError(
-                f"The job on this column has format {values.get('format_version')!r}, and this release reads format "
-                f"{FORMAT_VERSION}; use the release that began the job ({values.get('repstitch')})."
+                f"The job on this column has format {values.get('format_version')!r}, and this release reads formats "
+                f"{PLAIN_FORMAT} and {FORMAT_VERSION}; use the release that began the job ({values.get('repstitch')})."
             )
         try:
             migration = Migration(
@@ -89,7 +93,7 @@ class Job:
             if values["phase"] not in ADVICE:
                 raise KeyError("phase")
             rest = {name: values[name] for name in ("phase", "source", "verification", "guard", "started")}
-            return cls(migration, **rest)
+            return cls(migration, placement=Placement(**values.get("placement", {})), **rest)
         except (InputError, KeyError, TypeError) as error:
             raise InputError(f"{DAMAGED} ({one_line(error)}); clean up and begin anew.") from None
 
@@ -116,11 +120,13 @@ def new_job(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     card = (store.rows().schema.metadata or {}).get(SPACE_KEY)
     if card is not None:
         adopt(Space.from_json(card), True, stitcher.source, f"Column {store.vector}", opposite=stitcher.target)
-    is_equal = stitcher.source.dim == stitcher.target.dim
+    placement = placement_for(facts, stitcher, settings.translated_length)
+    space = placement.space(stitcher.target)
+    is_equal = stitcher.source.dim == space.dim
     migration = Migration(
-        dim=stitcher.target.dim,
+        dim=space.dim,
         version=stitcher.version,
-        space=stitcher.target.to_json(),
+        space=space.to_json(),
         new=settings.new_vector or f"{store.vector}_new",
         old=settings.old_vector or f"{store.vector}_old",
         keep_names=settings.keep_names or (is_equal and not settings.swap_equal and settings.view is None),
@@ -129,7 +135,25 @@ def new_job(store: Store, stitcher: Stitcher, settings: JobSettings) -> Job:
     )
     if len({migration.new, migration.old, store.vector}) < 3:
         raise InputError("`new_vector` and `old_vector` must be two other names than that of the column.")
-    return Job(migration, FILLING, stitcher.source.to_dict(), guard=settings.guard)
+    return Job(migration, FILLING, stitcher.source.to_dict(), guard=settings.guard, placement=placement)
+
+
+def placement_for(facts: Facts, stitcher: Stitcher, length: float | None) -> Placement:
+    """Return how vectors are written, if translated rows have a `length`.
+
+    Only a search by inner product ranks by it without a further coordinate. A product quantiser divides the dimensions
+    into parts, so it gets a further part.
+    """
+    if length is None or length == 1:
+        return Placement()
+    if stitcher.output_norm != "unit":
+        raise InputError(
+            "`translated_length` requires translations of length 1; train a stitcher with `output_norm` unit."
+        )
+    if facts.indexes and all(index.metric == "dot" for index in facts.indexes):
+        return Placement(length)
+    parts = [facts.dim // index.settings.get("num_sub_vectors", facts.dim) for index in facts.indexes]
+    return Placement(length, max([1, *parts]))
 
 
 def job_of(store: Store) -> Job | None:

@@ -24,6 +24,7 @@ from repstitch.embeddings.rows import Scan, invalid_rows
 from repstitch.errors import InputError, one_line
 from repstitch.files import split_key
 from repstitch.lines import read_lines
+from repstitch.mixing.placement import Placement
 from repstitch.names import FORMATS
 from repstitch.spaces import adopt
 from repstitch.stitchers.stitcher import Stitcher
@@ -37,10 +38,10 @@ BATCH_TEXTS = 8_192  # that are embedded and written together, and are lost if t
 ENDINGS = (".parquet", ".arrow")  # of files in a folder of embeddings
 
 
-def native_as_stored(vectors: np.ndarray, stitcher: Stitcher) -> np.ndarray:
+def native_as_stored(vectors: np.ndarray, stitcher: Stitcher, placement: Placement) -> np.ndarray:
     """Return native vectors (n, d_target) as they are stored beside the translations, as float32."""
     rows = torch.from_numpy(np.array(vectors, np.float32))
-    return normalise(rows, stitcher.output_norm, "`reembed`").numpy()
+    return placement.native(normalise(rows, stitcher.output_norm, "`reembed`").numpy())
 
 
 @dataclass
@@ -83,8 +84,8 @@ class NativeRows(ABC):
     def write_all(self, store: Store, write: Callable[[list[str], np.ndarray], None], show: Callable[[int], object]):
         """Pass all rows to `write` in batches, and the number of rows of each batch to `show`."""
 
-    def write(self, store: Store, begin: Callable[[], None]) -> None:
-        """Write the vectors to the new column of a table, whose job is resumed.
+    def write(self, store: Store, placement: Placement, begin: Callable[[], None]) -> None:
+        """Write the vectors to the new column of a table, whose job is resumed and has this placement.
 
         `begin` is called before the first vector is written, and not if all are there already.
         """
@@ -94,7 +95,7 @@ class NativeRows(ABC):
 
         def write(ids: list[str], vectors: np.ndarray) -> None:
             nonlocal has_begun
-            stored = native_as_stored(vectors, self.stitcher)
+            stored = native_as_stored(vectors, self.stitcher, placement)
             todo = _differ(ids, stored, natives_in(store, ids) if has_native else {})
             self.counts.unchanged += int((~todo).sum())
             if not todo.any():

@@ -6,6 +6,7 @@ import numpy as np
 
 from repstitch.bulk.verification import compared, sample_ids
 from repstitch.errors import InputError
+from repstitch.mixing.placement import Placement
 from repstitch.stitchers.held_out_rows import HeldOutRows
 from repstitch.stores.arrow_columns import unit
 from repstitch.stores.store import Store
@@ -54,7 +55,7 @@ def learn(old: np.ndarray, new: np.ndarray) -> SpaceClassifier:
     return SpaceClassifier(direction, threshold, float((old_scores > threshold).mean()))
 
 
-def count_old_looking(store: Store, held_out: HeldOutRows | None) -> dict[str, float] | None:
+def count_old_looking(store: Store, held_out: HeldOutRows | None, placement: Placement) -> dict[str, float] | None:
     """Count the rows written since the cut-over that look like the old space.
 
     Returns:
@@ -71,7 +72,7 @@ def count_old_looking(store: Store, held_out: HeldOutRows | None) -> dict[str, f
     old = examples.old[np.isfinite(examples.old).all(axis=1)]
     new = examples.new[np.isfinite(examples.new).all(axis=1) & (examples.states == "translated")]
     if held_out is not None:
-        new = np.concatenate([new, held_out.vectors])
+        new = np.concatenate([new, placement.native(held_out.vectors)])
     if min(len(old), len(new)) < 20:
         return None
     written, classifier = store.written_since(MOST_ROWS), learn(old, new)

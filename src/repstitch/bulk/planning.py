@@ -2,28 +2,28 @@
 
 import math
 import time
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from repstitch.bulk.choosing import sample_vectors, share_curve
+from repstitch.bulk.choosing import share_curve
 from repstitch.bulk.filling import catch_up, fill
-from repstitch.bulk.job import ADVICE, CUT_OVER, check_stitcher, job_of, new_job, required_job
+from repstitch.bulk.job import ADVICE, CUT_OVER, Job, check_stitcher, job_of, new_job, placement_for, required_job
+from repstitch.bulk.mixed_scores import mixed_scores
+from repstitch.bulk.quality import quality_in
 from repstitch.bulk.row_check import differ
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
-from repstitch.embeddings.likeness import Likeness, compare_with_pairs
-from repstitch.embeddings.rows import invalid_rows
+from repstitch.embeddings.reading import read
 from repstitch.errors import InputError
-from repstitch.mixing.mixed_index import LEAST_ROWS, SHARES, MixedIndex
+from repstitch.mixing.mixed_index import MOST_ROWS
+from repstitch.spaces import adopt
 from repstitch.stitchers.held_out_rows import HeldOutRows
 from repstitch.stitchers.stitcher import Stitcher
 from repstitch.stores.store import Facts, Store
 
 REHEARSAL_ROWS = 2_000
 TEXT_ROWS = 1_000
-LIKENESS_ROWS = 2_000
 CHARACTERS_PER_TOKEN = 4.0  # of English text, by a rule of thumb
 
 
@@ -82,9 +82,9 @@ def make_plan(
         "not_timed": why_not,
         "dependents": list(facts.dependents),
         "re_embedding": _re_embedding(store, facts, settings),
-        "quality": _quality(store, stitcher, held_out),
-        "mixed": mixed_index(held_out),
-        "share_curve": share_curve(held_out),
+        "quality": quality_in(store, stitcher, held_out, facts.n_rows),
+        "mixed": _mixed(job, stitcher, settings, held_out, facts),
+        "share_curve": share_curve(held_out, job.placement.length, settings.share),
     }
 
 
@@ -99,7 +99,7 @@ def _rehearse(
     try:
         with store.rehearsal(REHEARSAL_ROWS) as copy:
             job = new_job(copy, stitcher, settings)
-            translation = Translation(stitcher)
+            translation = Translation(stitcher, placement=job.placement)
             copy.begin(job.migration, job.to_dict())
             copy.resume(job.migration)
             times = [time.perf_counter()]
@@ -144,46 +144,17 @@ def _re_embedding(store: Store, facts: Facts, settings: JobSettings) -> dict[str
     }
 
 
-def _quality(store: Store, stitcher: Stitcher, held_out: HeldOutRows | None) -> dict[str, Any]:
-    """Return what the scorecard knows, and whether the rows that it was computed on are like those of the table."""
-    card = stitcher.scorecard
-    quality: dict[str, Any] = {"in_your_domain": "unknown", "likeness": None}
-    if held_out is not None and held_out.source is not None:
-        likeness = _compare(store, held_out.source)
-        if likeness is not None:
-            quality["likeness"] = str(likeness)
-            quality["in_your_domain"] = "unknown" if likeness.unlike else "as scored"
-    if "corpus" in card:
-        scores = card.corpus
-        recall = scores.recall_at(1)
-        quality |= {"recall@1": recall.score, "interval": recall.interval, "pairs": card.n, "pool": card.pool}
-        quality["verdict"] = str(scores.verdict) if "verdict" in scores else None
-    return quality
-
-
-def _compare(store: Store, pairs: np.ndarray) -> Likeness | None:
-    """Compare some rows of the table with source rows of pairs (m, d); None if there are too few other rows."""
-    rows = sample_vectors(store, LIKENESS_ROWS)
-    try:
-        return compare_with_pairs(rows[~np.logical_or(*invalid_rows(rows).values())], pairs)
-    except InputError:
+def _mixed(
+    job: Job, stitcher: Stitcher, settings: JobSettings, held_out: HeldOutRows | None, facts: Facts
+) -> dict[str, Any] | None:
+    """Return the scores of mixed indexes with the job's length of translated rows, or else with the best one."""
+    queries = None
+    if settings.queries is not None:
+        rows = read(settings.queries, sample=MOST_ROWS)
+        adopt(rows.space, rows.declared, stitcher.target, "`queries`", opposite=stitcher.source)
+        queries = np.asarray(rows.vectors, np.float32)
+    length = 1.0 if stitcher.output_norm != "unit" else None if job.placement.is_plain else job.placement.length
+    scores = mixed_scores(held_out, length, queries)
+    if scores is None:
         return None
-
-
-def mixed_index(held_out: HeldOutRows | None) -> dict[str, Any] | None:
-    """Return how a search in the table changes with the share of native rows; None without translated held-out rows.
-
-    Every migration ends mixed, because documents that are written after the cut-over are native. `length` is the length
-    of translated rows at which most of the right results are found, for a search by inner product.
-    """
-    if held_out is None or held_out.translated is None or len(held_out.vectors) < LEAST_ROWS:
-        return None
-    index = MixedIndex(held_out.translated, held_out.vectors)
-    length = index.best_length()
-    shares = (0.0, *SHARES)
-    return {
-        "length": length,
-        "rows": len(index),
-        "plain": [asdict(index.score(share, 1.0)) for share in shares],
-        "with_length": [asdict(index.score(share, length)) for share in shares],
-    }
+    return scores | {"stated": not job.placement.is_plain, "how": str(placement_for(facts, stitcher, scores["length"]))}

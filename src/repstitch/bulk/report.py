@@ -74,6 +74,7 @@ def verification_text(result: Mapping[str, Any], phase: str) -> str:
             f"{num(index['least'])} required), {index['queries']} queries ({index['of']})"
         )
     lines.append(_map_line(result["map"]))
+    lines += _mixed_lines(result.get("mixed"))
     if result["qrels"] is not None:
         lines.append(
             f"      relevance: nDCG@10 {num(result['qrels']['ndcg@10'])} of {result['qrels']['queries']} queries"
@@ -167,8 +168,7 @@ def _hours_line(plan: Mapping[str, Any]) -> str:
 def _quality_lines(quality: Mapping[str, Any]) -> list[str]:
     lines = []
     if "recall@1" in quality:
-        interval = quality["interval"]
-        ends = "" if interval is None else f" [{num(interval[0])}, {num(interval[1])}]"
+        ends = "" if quality["interval"] is None else f" {_interval(quality['interval'])}"
         lines.append(
             f"Quality:     recall@1 {num(quality['recall@1'])}{ends} in a pool of {quality['pool']:,}, on the "
             "held-out pairs of the scorecard" + (f"; verdict: {quality['verdict']}" if quality["verdict"] else "")
@@ -177,7 +177,15 @@ def _quality_lines(quality: Mapping[str, Any]) -> list[str]:
     likeness = "" if quality["likeness"] is None else f". {quality['likeness']}"
     domain = quality["in_your_domain"]
     lines.append(f"             in your domain: {domain}{advice.get(domain, '')}{likeness}")
+    expected = quality["expected"]
+    if expected is not None:
+        right = f"{num(expected['right'])} {_interval(expected['interval'])} of the right ten results are found"
+        lines.append(f"             expected: {right} in a pool of {expected['pool']:,} rows of the table")
     return lines
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"[{num(ends[0])}, {num(ends[1])}]"
 
 
 def _mixed_lines(mixed: Mapping[str, Any] | None) -> list[str]:
@@ -185,7 +193,8 @@ def _mixed_lines(mixed: Mapping[str, Any] | None) -> list[str]:
     if mixed is None:
         return []
     lines = [
-        f"Mixed:       share of the right ten results, of {mixed['rows']:,} held-out rows of which some are native"
+        f"Mixed:       share of the right ten results, of {mixed['rows']:,} held-out rows of which some are native; "
+        f"searched by {mixed['queries']}"
     ]
     is_corrected = mixed["length"] != 1
     more = ("corrected", "native results") if is_corrected else ()
@@ -195,10 +204,13 @@ def _mixed_lines(mixed: Mapping[str, Any] | None) -> list[str]:
         rows.append((*row, *([num(corrected["overlap"]), f"{corrected['native_share']:.0%}"] if is_corrected else [])))
     lines.append(columns(rows))
     if is_corrected:
+        is_stated = mixed.get("stated", True)
         lines.append(
-            f"             corrected: translated rows of length {mixed['length']:g}, native rows and queries of length "
-            "1, search by inner product"
+            f"             corrected: {'' if is_stated else 'possible '}with --translated-length {mixed['length']:g}"
         )
+        if not is_stated:
+            lines.append("             By judged questions a length may lose what it gains here; compare with --qrels.")
+        lines += [f"             {mixed['how']}"] if "how" in mixed else []
     return lines
 
 

@@ -77,29 +77,29 @@ def _run(store: Store, stitcher: Stitcher, settings: JobSettings, natives: Nativ
         job = begin(store, stitcher, settings)
         if natives is not None:
             check_not_cut_over(store, job)
+        translation = Translation(stitcher, settings.max_rows_per_second, placement=job.placement)
         if job.phase == CUT_OVER:
-            translation = Translation(stitcher, settings.max_rows_per_second)
             catch_up(store, translation)
             _repair(store, job, translation)
             return job
         with tqdm(total=store.facts().n_rows, unit="row", unit_scale=True, delay=1, desc="fill", leave=False) as bar:
-            translation = Translation(stitcher, settings.max_rows_per_second, bar.update)
-            fill(store, job.migration, translation, settings.workers)
-            catch_up(store, translation)
+            shown = Translation(stitcher, settings.max_rows_per_second, bar.update, job.placement)
+            fill(store, job.migration, shown, settings.workers)
+            catch_up(store, shown)
         _repair(store, job, translation)
         if job.phase == FILLING:
             job = job.at(FILLED)
             store.save_job(job.to_dict())
         if natives is not None:
             job = _write_natives(store, job, natives)
-            catch_up(store, Translation(stitcher, settings.max_rows_per_second))
+            catch_up(store, translation)
         with tqdm(total=100, unit="%", delay=1, desc="index", leave=False) as bar:
 
             def show(share: float) -> None:
                 bar.update(max(0, int(100 * share) - bar.n))
 
             store.index(show)
-        catch_up(store, Translation(stitcher, settings.max_rows_per_second))
+        catch_up(store, translation)
         if job.phase in (FILLED, ROLLED_BACK):
             job = job.at(INDEXED, verification=None)
             store.save_job(job.to_dict())
@@ -114,7 +114,7 @@ def _write_natives(store: Store, job: Job, natives: NativeRows) -> Job:
         job = job.at(FILLED, verification=None)
         store.save_job(job.to_dict())
 
-    natives.write(store, begin_writing)
+    natives.write(store, job.placement, begin_writing)
     return job
 
 
@@ -141,7 +141,7 @@ def _reopened(store: Store) -> Store:
 def _check_same(job: Job, settings: JobSettings) -> None:
     """Raise InputError if a caller states a name or a layout that differs from that of the job that has begun."""
     stated = {"new_vector": job.migration.new, "old_vector": job.migration.old, "layout": job.migration.layout}
-    stated |= {"view": job.migration.view}
+    stated |= {"view": job.migration.view, "translated_length": job.placement.length}
     for name, value in stated.items():
         wanted = getattr(settings, name)
         if wanted is not None and wanted != value:

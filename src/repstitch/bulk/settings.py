@@ -19,6 +19,7 @@ BOUNDS = {
     "max_pause": (0.001, 3_600),
     "price_per_million": (0, 1_000_000),
     "share": (0, 1),
+    "translated_length": (0.5, 2),
 }
 
 
@@ -47,6 +48,8 @@ class JobSettings:
         text_column: The column of the texts, from which a plan estimates the tokens of re-embedding, and which an
             encoder in `reembed` embeds.
         price_per_million: The price of a million tokens of re-embedding.
+        translated_length: The length of translated rows, where native rows have length 1, so that one search ranks
+            both rightly. Default: 1. A plan says which length finds most.
         share: The share of the rows that are to be embedded anew with the new model, beside the translation.
         reembed: Native vectors of rows by the new model, as a file or an address with ids, which are written in place
             of the translations; or the encoder that embeds the texts of these rows.
@@ -76,6 +79,7 @@ class JobSettings:
     filter: str | None = None
     text_column: str | None = None
     price_per_million: float | None = None
+    translated_length: float | None = None
     share: float | None = None
     reembed: str | None = None
     ids: str | None = None
@@ -137,4 +141,4 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         raise InputError(f"`{name}` must be {expected[kind]}; got {value!r}.")
 
 
-TYPES = {"max_rows_per_second": float, "price_per_million": float, "share": float}
+TYPES = {"max_rows_per_second": float, "price_per_million": float, "share": float, "translated_length": float}

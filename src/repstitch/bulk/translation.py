@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from repstitch.embeddings.rows import invalid_rows
+from repstitch.mixing.placement import Placement
 from repstitch.stitchers.stitcher import Stitcher
 
 CHUNK_BYTES = 2**22  # of rows that are translated at a time, so that intermediate results need little memory
@@ -17,7 +18,7 @@ class Stopped(Exception):
 
 
 class Translation:
-    """Translates float32 rows (n, d_source) to (n, d_target). Several threads may call it.
+    """Translates float32 rows (n, d_source) to rows as they are written to the new column. Several threads may call it.
 
     A row that cannot be translated, because it has NaN, Inf or only zeros, becomes NaN.
 
@@ -25,6 +26,7 @@ class Translation:
         stitcher: The stitcher.
         max_rows_per_second: The most rows per second, over all threads. Default: no limit.
         report: Called with the number of rows after each call, for progress.
+        placement: How translated rows (n, d_target) are written. Default: as they are.
     """
 
     def __init__(
@@ -32,8 +34,11 @@ class Translation:
         stitcher: Stitcher,
         max_rows_per_second: float | None = None,
         report: Callable[[int], object] = lambda _: None,
+        placement: Placement | None = None,
     ):
         self.stitcher, self.rate, self.report = stitcher, max_rows_per_second, report
+        self.placement = placement or Placement()
+        self.dim = stitcher.target.dim + self.placement.extra
         self.n_rows = 0
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -41,10 +46,10 @@ class Translation:
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         self._wait(len(rows))
-        translated = np.empty((len(rows), self.stitcher.target.dim), np.float32)
+        translated = np.empty((len(rows), self.dim), np.float32)
         size = max(1, CHUNK_BYTES // (4 * self.stitcher.source.dim))
         for at in range(0, len(rows), size):
-            translated[at : at + size] = self._translate(rows[at : at + size])
+            translated[at : at + size] = self.placement.translated(self._translate(rows[at : at + size]))
         with self._lock:
             self.n_rows += len(rows)
             self.report(len(rows))

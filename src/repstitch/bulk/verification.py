@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from repstitch.bulk.exact_search import ExactSearch
 from repstitch.bulk.filling import catch_up
 from repstitch.bulk.job import CUT_OVER, INCOMPLETE, INDEXED, VERIFIED, Job, check_stitcher, required_job
+from repstitch.bulk.mixed_scores import mixed_scores
 from repstitch.bulk.row_check import check_rows, differ
 from repstitch.bulk.settings import JobSettings
 from repstitch.bulk.translation import Translation
@@ -19,9 +20,11 @@ from repstitch.embeddings.reading import read
 from repstitch.errors import InputError
 from repstitch.evaluation.qrels import read_qrels
 from repstitch.metrics.retrieval import ndcg, ranks, recall
+from repstitch.mixing.placement import Placement
 from repstitch.spaces import adopt
 from repstitch.stitchers.held_out_rows import HeldOutRows, keep_rows
 from repstitch.stitchers.stitcher import Stitcher
+from repstitch.stores.arrow_columns import unit
 from repstitch.stores.store import MISSING, TRANSLATED, Compared, Hits, Index, Store
 
 K = 10
@@ -87,11 +90,11 @@ def verify(
         job = required_job(store, INDEXED, INCOMPLETE, VERIFIED, CUT_OVER)
         check_stitcher(job, stitcher)
         store.resume(job.migration)
-        translation = Translation(stitcher, settings.max_rows_per_second)
+        translation = Translation(stitcher, settings.max_rows_per_second, placement=job.placement)
         if job.phase != CUT_OVER:
             catch_up(store, translation)
-        native = _native_rows(store, stitcher, settings, held_out)
-        queries = _choose_queries(store, stitcher, settings, native)
+        native = _native_rows(store, stitcher, settings, held_out, job.placement)
+        queries = _choose_queries(store, stitcher, settings, native, job.placement)
         stamp, indexes = store.index_stamp(), store.facts().indexes
         latency, hits = _search(store, queries, settings.filter, indexes[0].metric if indexes else None)
         exact = {} if stamp in ("", MISSING) else _exact_searches(store, queries, indexes, hits)
@@ -102,6 +105,7 @@ def verify(
             "rows": rows.to_dict(),
             "index": _index_loss(exact, queries, settings.index_recall) if exact else _no_index(stamp, indexes),
             "map": by_map,
+            "mixed": mixed_scores(held_out, job.placement.length),
             "qrels": _judge(hits, queries, settings.qrels) if settings.qrels else None,
             "latency": latency,
             "complete": queries.origin == "queries" or (by_map is not None and by_map["same_pool"]),
@@ -115,7 +119,7 @@ def verify(
 
 
 def _native_rows(
-    store: Store, stitcher: Stitcher, settings: JobSettings, held_out: HeldOutRows | None
+    store: Store, stitcher: Stitcher, settings: JobSettings, held_out: HeldOutRows | None, placement: Placement
 ) -> NativeRows | None:
     """Return native target rows of rows of the table: those of the caller, else the held-out ones of the stitcher.
 
@@ -145,24 +149,26 @@ def _native_rows(
             )
         return None
     pool = [*(rows.ids[i] for i in searching), *(key for key in rows.ids[n_queries:] if key in gallery)]
-    native = NativeRows(np.array(pool, object), rows.vectors[searching], np.stack([gallery[key] for key in pool]))
+    vectors, translated = rows.vectors[searching], np.stack([gallery[key] for key in pool])
     if settings.target is not None:
-        _check_native(native)
-    return native
+        alike = vectors if placement.is_plain else placement.translated(unit(vectors))
+        _check_native(alike, translated[: len(vectors)])
+    return NativeRows(np.array(pool, object), placement.queries(vectors), translated)
 
 
-def _check_native(native: NativeRows) -> None:
-    """Raise InputError if the native rows of the caller are the translations themselves."""
-    n_queries = len(native.queries)
-    n_same = n_queries - int(differ(native.queries, native.gallery[:n_queries]).sum())
-    if 2 * n_same > n_queries:
+def _check_native(rows: np.ndarray, translated: np.ndarray) -> None:
+    """Raise InputError if rows (n, d) of the caller are the translations themselves."""
+    n_same = len(rows) - int(differ(rows, translated).sum())
+    if 2 * n_same > len(rows):
         raise InputError(
-            f"`target` must have embeddings by the new model itself; {n_same:,} of its {n_queries:,} rows are the "
+            f"`target` must have embeddings by the new model itself; {n_same:,} of its {len(rows):,} rows are the "
             "translations of this migration."
         )
 
 
-def _choose_queries(store: Store, stitcher: Stitcher, settings: JobSettings, native: NativeRows | None) -> Queries:
+def _choose_queries(
+    store: Store, stitcher: Stitcher, settings: JobSettings, native: NativeRows | None, placement: Placement
+) -> Queries:
     stand_in = compared(store, sample_ids(store, MOST_QUERIES))
     usable = np.isfinite(stand_in.old).all(axis=1) & np.isfinite(stand_in.new).all(axis=1)
     old = stand_in.old[usable]
@@ -174,12 +180,13 @@ def _choose_queries(store: Store, stitcher: Stitcher, settings: JobSettings, nat
             adopt(others.space, others.declared, stitcher.source, "`old_queries`", opposite=stitcher.target)
             old = np.asarray(others.vectors, np.float32)
         ids = np.arange(len(rows)).astype(str) if rows.ids is None else rows.ids
-        return Queries(ids, np.asarray(rows.vectors, np.float32), old, "queries")
+        return Queries(ids, placement.queries(rows.vectors), old, "queries")
     if native is not None:
         vectors = native.queries[:MOST_QUERIES]
         origin = "held-out rows" if settings.target is None else "target rows"
         return Queries(native.ids[: len(vectors)], vectors, old, origin)
-    return Queries(stand_in.ids[usable], stand_in.new[usable], old, "rows of the table")
+    new = placement.queries(placement.without_extra(stand_in.new[usable]))
+    return Queries(stand_in.ids[usable], new, old, "rows of the table")
 
 
 def sample_ids(store: Store, n: int) -> list[str]:

@@ -23,7 +23,7 @@ from repstitch.cli.migrate_arguments import (
 )
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
-from repstitch.files import check_new, check_stitcher_exists, written_whole
+from repstitch.files import check_new, check_picture, check_stitcher_exists, written_whole
 
 if TYPE_CHECKING:
     from repstitch.bulk.settings import JobSettings
@@ -80,6 +80,14 @@ def _choose(store: "Store", stitcher: "Stitcher", settings: "JobSettings", out: 
     return {"share": settings.share, "rows": len(ids), "ids_out": out}
 
 
+def _draw_shares(curve: list[dict[str, Any]] | None, settings: "JobSettings", path: str) -> None:
+    from repstitch.plots.canvas import save
+    from repstitch.plots.mixing import plot_shares
+
+    assert settings.share is not None
+    save(plot_shares(curve, settings.share), path)
+
+
 def plan(args: argparse.Namespace) -> None:
     from repstitch.bulk.planning import make_plan
     from repstitch.bulk.report import plan_text
@@ -91,9 +99,15 @@ def plan(args: argparse.Namespace) -> None:
         )
     if args.ids_out is not None:
         check_new(args.ids_out)
+    if args.plot:
+        if settings.share is None:
+            raise InputError("`plot` draws what a share of the rows gains, so it requires `share`.")
+        check_picture(args.plot)
     stitcher = _load(stitcher_path)
     with _opened(address) as store:
         result = make_plan(store, stitcher, settings, _held_out(stitcher_path, stitcher))
+        if args.plot:  # before the file of ids, which is never overwritten, so that the command can be repeated
+            _draw_shares(result["share_curve"], settings, args.plot)
         if settings.share is not None:
             result["chosen"] = _choose(store, stitcher, settings, str(args.ids_out))
     emit(result, plan_text(result), args.json)

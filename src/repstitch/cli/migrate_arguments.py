@@ -15,6 +15,13 @@ def add_names_arguments(step: argparse.ArgumentParser) -> None:
         choices=("column", "side"),
         help="where the new vectors stand: in a second column, or in a side table (default: the store decides)",
     )
+    names.add_argument(
+        "--translated-length",
+        type=float,
+        metavar="A",
+        help="length of translated rows, where native rows have length 1, so that one search ranks both rightly; plan "
+        "says which length finds most (default: 1)",
+    )
     names.add_argument("--view", metavar="NAME", help="view through which readers read; the cut-over replaces it")
     add_swap_arguments(step)
 
@@ -73,6 +80,9 @@ def add_share_arguments(step: argparse.ArgumentParser) -> None:
     )
     step.add_argument(
         "--queries", metavar="Q", help="embeddings of queries by the new model: rows that they find come first"
+    )
+    step.add_argument(
+        "--plot", metavar="FILE", help="draw what shares of dense and of random rows gain, as .png, .svg or .pdf"
     )
 
 

@@ -43,7 +43,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "--threshold",
         type=float,
         metavar="SIMILARITY",
-        help="show which similarities in the new space let as many results through as this one did in the old space",
+        help="show which similarities in the new space let as many results through as this one did in the old space; "
+        "for short questions after `score` with queries",
     )
     add_full_argument(command)
     add_folder_argument(command)
@@ -123,7 +124,7 @@ def run_show(args: argparse.Namespace) -> None:
 
 
 def _show_threshold(args: argparse.Namespace, stitcher: "Stitcher") -> None:
-    """Show the equivalents of an old threshold, for each use."""
+    """Show the equivalents of an old threshold, for each use in whose range it is; InputError if there is none."""
     scales = stitcher.scorecard.score_scales
     if not scales:
         raise InputError(
@@ -138,9 +139,16 @@ def _show_threshold(args: argparse.Namespace, stitcher: "Stitcher") -> None:
     lines: list[str] = []
     for use, scale in scales.items():
         old, new = roles[use]
-        equivalents = scale.equivalents(args.threshold)
+        try:
+            equivalents = scale.equivalents(args.threshold)
+        except InputError as error:
+            lines.append(f"{use} use: {error}")
+            continue
         result[use] = {kind: equivalent.to_dict() for kind, equivalent in equivalents.items()}
-        lines.append(f"{use} use: results above {args.threshold:g} with {old} are as many as with {new} above")
+        lines.append(
+            f"{use} use, searched by {scale.queries} {scale.query_kind}: results above {args.threshold:g} with {old} "
+            f"are as many as with {new} above"
+        )
         for kind, equivalent in equivalents.items():
             rows = {
                 "native": "native rows",
@@ -149,8 +157,15 @@ def _show_threshold(args: argparse.Namespace, stitcher: "Stitcher") -> None:
             lines.append(
                 f"  {equivalent.similarity} for {rows[kind]} ({equivalent.same_items:.0%} of them the same items)"
             )
-    lines.append("Held-out rows were the queries. Questions that are unlike the rows need thresholds of their own.")
-    emit({"threshold": args.threshold, "equivalents": result}, "\n".join(lines), args.json)
+    if not result:
+        raise InputError(" ".join(lines))
+    queried_by = {use: scales[use].queried_by for use in result}
+    if "rows" in queried_by.values():
+        lines.append(
+            "warning: thresholds of held-out rows are for searches by rows; short questions need `repstitch score` "
+            "with queries and --out"
+        )
+    emit({"threshold": args.threshold, "queried_by": queried_by, "equivalents": result}, "\n".join(lines), args.json)
 
 
 def _registry(named: str | None) -> "Registry":

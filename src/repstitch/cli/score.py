@@ -1,6 +1,9 @@
 """Score a stitcher on pairs that training did not use."""
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repstitch.cli.arguments import (
     LABELS,
@@ -13,7 +16,12 @@ from repstitch.cli.arguments import (
 )
 from repstitch.cli.output import emit
 from repstitch.errors import InputError
+from repstitch.files import check_new_folder
 from repstitch.names import USES
+
+if TYPE_CHECKING:
+    from repstitch.evaluation.scorecard import Scorecard
+    from repstitch.stitchers.stitcher import Stitcher
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
@@ -43,6 +51,12 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     command.add_argument("--target-queries", metavar="Y", help="with --qrels: embeddings of the queries, target model")
     command.add_argument("--source-query-ids", metavar="FILE", help="one id per row, for source queries without ids")
     command.add_argument("--target-query-ids", metavar="FILE", help="one id per row, for target queries without ids")
+    command.add_argument(
+        "--out",
+        metavar="DIR",
+        help="with --qrels: write a copy of the stitcher to this folder, which must not exist. Its thresholds, which "
+        "`show --threshold` prints, are those for searches by these queries",
+    )
     command.add_argument("--labels", metavar=LABELS, help=LABELS_HELP)
     add_threshold_arguments(command)
     add_full_argument(command)
@@ -55,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     Thresholds(args.retention, args.first_stage, args.old_model)
     relevance = None
     if args.qrels is None:
-        for flag in ("source_queries", "target_queries", "source_query_ids", "target_query_ids"):
+        for flag in ("source_queries", "target_queries", "source_query_ids", "target_query_ids", "out"):
             if getattr(args, flag) is not None:
                 raise InputError(f"`{flag}` requires `qrels`; add it, or remove `{flag}`.")
     else:
@@ -63,11 +77,14 @@ def run(args: argparse.Namespace) -> None:
             args.qrels, args.source_queries, args.target_queries, args.source_query_ids, args.target_query_ids
         )
     check_inputs(args)
+    if args.out is not None:
+        check_new_folder(args.out)
     from repstitch.stitchers.stitcher import load
     from repstitch.workflows.scoring import score
 
+    stitcher = load(args.stitcher)
     card = score(
-        load(args.stitcher),
+        stitcher,
         args.source,
         args.target,
         uses=USES if args.use == "both" else (args.use,),
@@ -83,5 +100,18 @@ def run(args: argparse.Namespace) -> None:
         first_stage=args.first_stage,
         old_model=args.old_model,
     )
+    if args.out is not None:
+        _save_copy(stitcher, card, args)
     note = f"{card.left_out} pairs were left out, because training used them.\n\n" if card.left_out else ""
     emit(card.to_dict, f"{note}{card.table() if args.full else card}", args.json)
+
+
+def _save_copy(stitcher: "Stitcher", card: "Scorecard", args: argparse.Namespace) -> None:
+    """Save the stitcher with the score scales of the card, and with the held-out rows beside its folder."""
+    from repstitch.stitchers.held_out_rows import read_held_out
+    from repstitch.workflows.scoring import with_score_scales
+
+    copy = with_score_scales(stitcher, card)
+    is_local = not args.stitcher.startswith("hf://")
+    held_out = read_held_out(Path(args.stitcher), stitcher.version, stitcher.target.dim) if is_local else None
+    replace(copy, held_out=held_out).save(args.out)

@@ -1,6 +1,7 @@
 # pyright: strict
 """The held-out pairs as a pool that is searched: by translations, by their references, and by controls."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from repstitch.errors import InputError
 from repstitch.evaluation.use_scores import RECALLS
 from repstitch.metrics.delete_one import RowScores, certain, hits, reciprocal_ranks, share_of_neighbours, without_copies
 from repstitch.metrics.neighbours import knn
-from repstitch.metrics.retrieval import search
+from repstitch.metrics.retrieval import search, search_similar
 
 K = 10
 SHORTLIST = 100
@@ -24,13 +25,15 @@ class TranslatedPairs:
     """Normalised pairs and their translations, as float32 tensors.
 
     `source` is (n, d_source). `target`, `raw` and `translated` are (n, d_target); `raw` is the output of the map before
-    the output normalisation.
+    the output normalisation. If several maps have translated the rows, `similar` has the similarities (n, n) of each
+    query with each row of the gallery, by use; else they are the cosines of these rows.
     """
 
     source: Tensor
     target: Tensor
     raw: Tensor
     translated: Tensor
+    similar: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -39,7 +42,8 @@ class TranslatedPairs:
         return f"TranslatedPairs({len(self)} pairs, {self.source.shape[1]} -> {self.target.shape[1]})"
 
     def take(self, rows: np.ndarray) -> "TranslatedPairs":
-        return TranslatedPairs(self.source[rows], self.target[rows], self.raw[rows], self.translated[rows])
+        similar = None if self.similar is None else {use: s[rows][:, rows] for use, s in self.similar.items()}
+        return TranslatedPairs(self.source[rows], self.target[rows], self.raw[rows], self.translated[rows], similar)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +110,9 @@ def search_all(use: str, pool: Pool, training_mean: Tensor, seed: int) -> dict[s
     if source.shape[1] == target.shape[1]:
         rows["naive"] = source
     searches = {name: search_pool(use, pool, searched) for name, searched in rows.items()}
+    if pool.pairs.similar is not None:
+        similar, listed = pool.pairs.similar[use], pool.target_neighbours.shape[1]
+        searches["translated"] = Search(*search_similar(similar, listed, pool.copies))
     if use == "query" and bool(training_mean.any()):
         return searches | {"constant": search_pool(use, pool, training_mean[None])}
     # If all gallery rows are equal, every row ties with the counterpart, and ties count against the query.
@@ -132,6 +139,9 @@ def scores_with_references(
     the source's own. Therefore full re-embedding (`ceiling`) scores 1, and keeping the old model (`keep_old`) scores
     the mutual_knn of the two spaces.
 
+    The new model puts the true neighbours among the first m results of the old one in front of all others. So the
+    overlap@k of these m `reranked` is the topk_in_m of `keep_old`.
+
     There are two measures. overlap@k is the share of the k true neighbours that are among the first k results.
     topk_in_m is the share that are among the first m results, the candidates for a second stage. m is 100, or the
     number of other rows in a smaller pool.
@@ -150,4 +160,6 @@ def scores_with_references(
         | {"ceiling": certain(1.0, n)}
         for measure, reach in reaches.items()
     }
+    first, shortlist = scores.values()
+    first["reranked"] = shortlist["reranked"] = shortlist["keep_old"]
     return scores, chance

@@ -14,9 +14,10 @@ from repstitch.evaluation.thresholds import Thresholds
 from repstitch.evaluation.use_scores import Relevance
 from repstitch.evaluation.verdict import MIN_QUERIES, compare_with_references, decide, not_judged
 from repstitch.metrics.delete_one import RowScores, certain
-from repstitch.metrics.neighbours import knn
+from repstitch.metrics.neighbours import knn, unit
 from repstitch.metrics.retrieval import ndcg, relevant_recall
 from repstitch.names import USES
+from repstitch.precision import exact_products
 
 FIRST, SHORTLIST = 10, 100
 CELLS = 2**27  # maximum number of similarities in memory at once
@@ -59,10 +60,12 @@ def score_relevance(
     | corpus | target queries, translated documents | source, source | target, target |
     | query | translated queries, target documents | target, target | source, source |
 
-    `naive` searches without translating (if the dimensions agree); `shuffled` uses the translation of another row. The
-    gallery is all `documents`. Scores are means over the judged queries: queries that training did not use and that
-    have a document with a grade above 0 in the gallery. The shortlist of recall@100 has min(100, documents) entries.
-    Judged ids that the files do not contain are counted. Raises InputError if no judged query is left.
+    `naive` searches without translating (if the dimensions agree); `shuffled` uses the translation of another row.
+    `reranked` needs no map: the first 100 results of `keep_old` in the order of the ceiling's similarities. It is left
+    out if the old model is gone. The gallery is all `documents`. Scores are means over the judged queries: queries that
+    training did not use and that have a document with a grade above 0 in the gallery. The shortlist of
+    recall@100 has min(100, documents) entries. Judged ids that the files do not contain are counted. Raises InputError
+    if no judged query is left.
 
     If training used some of the documents, which are then translated better than others, `unseen_documents` has the
     same scores over the others alone. They hold for an index that is much larger than the pairs, so they give the
@@ -123,6 +126,9 @@ def _use_scores(
         gains[name] = RowScores(ndcg(nearest, grades, FIRST).numpy())
         listed_all = depth == n_documents
         recalls[name] = certain(1.0, len(grades)) if listed_all else RowScores(relevant_recall(nearest, grades).numpy())
+        if name == "keep_old" and thresholds.old_model != "gone":
+            reranked = _rerank(nearest, *searches["ceiling"])
+            gains["reranked"], recalls["reranked"] = RowScores(ndcg(reranked, grades, FIRST).numpy()), recalls[name]
     first, shortlist = compare_with_references(gains), compare_with_references(recalls)
     measures = f"ndcg@{FIRST}", f"recall@{SHORTLIST}"
     if len(grades) < MIN_QUERIES:
@@ -149,6 +155,14 @@ def _searches(use: str, queries: SearchRows, documents: SearchRows, seed: int) -
     if queries.source.shape[1] == queries.target.shape[1]:
         searches["naive"] = naive
     return searches | {"shuffled": shuffled_pair}
+
+
+@exact_products()
+def _rerank(lists: Tensor, queries: Tensor, documents: Tensor) -> Tensor:
+    """Return each query's list (n, depth) of documents, nearest first."""
+    listed = zip(unit(queries.float()), lists, strict=True)
+    orders = [(unit(documents[rows].float()) @ query).argsort(descending=True, stable=True) for query, rows in listed]
+    return lists.gather(1, torch.stack(orders))
 
 
 def _nearest(queries: Tensor, documents: Tensor, k: int) -> Tensor:

@@ -23,6 +23,7 @@ Uses = Mapping[str, UseScores]
 REFERENCES = {
     "translated": "translated",
     "keep_old": "keep the old model",
+    "reranked": "old model's shortlist, reranked",
     "ceiling": "full re-embedding",
     "naive": "naive swap",
     "constant": "constant mean",

@@ -1,23 +1,27 @@
 # pyright: strict
 """The similarity in the new space that stands for a similarity in the old one, for thresholds on search results."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from repstitch.evaluation.pool import TranslatedPairs
+from repstitch.evaluation.relevance import SearchRows
 from repstitch.metrics.neighbours import nearest, unit
 from repstitch.precision import exact_products
 
 RESULTS = 100  # per query
-MOST_ROWS = 1_000
-POINTS = 41
+MOST_QUERIES = 1_000
+LEAST_QUERIES = 40
+CELLS = 2**27  # maximum number of similarities in memory at once
 DRAWS = 100
-LEAST_ROWS = 40
+# Quantiles of the thresholds. Most thresholds let few results through, so half of the points are near the largest.
+QUANTILES = np.sort(np.concatenate([np.linspace(0, 1, 21), 1 - np.geomspace(0.04, 0.0004, 20)]))
 Floats = NDArray[np.float64]
 
 
@@ -25,7 +29,7 @@ Floats = NDArray[np.float64]
 def fit_score_scale(
     pairs: TranslatedPairs, use: str, folds: NDArray[np.int_] | None = None, seed: int = 0
 ) -> dict[str, Any] | None:
-    """Match the similarities of the first 100 results of held-out queries, before and after; None with too few rows.
+    """Match the similarities of the first 100 results of held-out rows, before and after; None with too few rows.
 
     An old threshold and its equivalent let the same number of results a query through, over these queries. So both are
     the same quantile of the similarities of the first results, and the equivalents ascend with the thresholds. In
@@ -33,19 +37,46 @@ def fit_score_scale(
     translated rows. In query use the old similarities are those in the target space, and translated queries search
     target rows. Intervals are percentiles over resampled queries. At most 1,000 rows are used, and at least 40 needed.
 
-    If the rows were translated by maps fitted without their fold, each query searches the rows of its own fold (n,),
-    since the maps of other folds were fitted to it, and as large a share of them as 100 of all rows.
+    Every row is a query that searches the others. If the rows were translated by maps fitted without their fold, each
+    query searches the rows of its own fold (n,), since the maps of other folds were fitted to it, and as large a share
+    of them as 100 of all rows.
     """
-    n = min(len(pairs), MOST_ROWS)
-    if n < LEAST_ROWS:
+    n = min(len(pairs), MOST_QUERIES)
+    if n < LEAST_QUERIES:
         return None
     blocks = [np.arange(n)] if folds is None else [np.flatnonzero(folds[:n] == fold) for fold in np.unique(folds[:n])]
-    parts = [_search(pairs.take(rows), use, min(1.0, RESULTS / (n - 1))) for rows in blocks if len(rows) > 1]
+    share = min(1.0, RESULTS / (n - 1))
+    parts: list[_Searched] = []
+    for rows in (pairs.take(block) for block in blocks if len(block) > 1):
+        old, new = _searches(use, rows, rows)
+        parts.append(_search(old, new, max(1, round(share * (len(rows) - 1))), exclude_self=True))
+    return _scale(parts, "rows", min(RESULTS, n - 1), seed)
+
+
+@exact_products()
+def fit_query_score_scale(queries: SearchRows, documents: SearchRows, use: str, seed: int = 0) -> dict[str, Any] | None:
+    """Match the similarities of the first 100 documents of real queries, before and after; None with too few queries.
+
+    As `fit_score_scale`, with queries in place of rows. Documents that trained the map are translated better than
+    others, so the queries search the others alone if these are at least 100. Queries that training used are left out.
+    """
+    unseen = np.flatnonzero(~queries.seen)[:MOST_QUERIES]
+    if len(unseen) < LEAST_QUERIES:
+        return None
+    others = np.flatnonzero(~documents.seen)
+    searched = documents.take(others) if len(others) >= RESULTS else documents
+    results = min(RESULTS, len(searched.ids))
+    old, new = _searches(use, queries.take(unseen), searched)
+    return _scale([_search(old, new, results)], "queries", results, seed)
+
+
+def _scale(parts: Sequence["_Searched"], queried_by: str, results: int, seed: int) -> dict[str, Any]:
+    """Return the score scale of queries that were searched in several parts."""
     old = np.concatenate([part.old for part in parts])
     kinds = {kind: np.concatenate([part.new[kind] for part in parts]) for kind in parts[0].new}
     same = {kind: np.concatenate([part.same[kind] for part in parts]) for kind in parts[0].new}
     of_query = np.concatenate([part.of_query + at for at, part in _numbered(parts)])
-    thresholds = np.quantile(old, np.linspace(0, 1, POINTS))
+    thresholds = np.quantile(old, QUANTILES)
     random = np.random.default_rng(seed)
     n_queries = int(of_query.max()) + 1
     counts = np.stack(
@@ -53,8 +84,7 @@ def fit_score_scale(
     )
     new: dict[str, dict[str, list[float]]] = {}
     for kind, similar in kinds.items():
-        matched = _match(old, similar, thresholds)
-        drawn = np.stack([_match(old, similar, thresholds, draw[of_query].astype(np.float64)) for draw in counts])
+        matched, *drawn = _match(old, similar, thresholds, of_query, [np.ones(n_queries), *counts])
         low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
         new[kind] = {
             "similarity": _rounded(matched),
@@ -64,11 +94,30 @@ def fit_score_scale(
                 [np.mean(same[kind][old >= before] >= after) for before, after in zip(thresholds, matched, strict=True)]
             ),
         }
-    return {"old": _rounded(thresholds), "new": new, "queries": n_queries, "results": min(RESULTS, n - 1)}
+    return {
+        "queried_by": queried_by,
+        "old": _rounded(thresholds),
+        "new": new,
+        "queries": n_queries,
+        "results": results,
+    }
 
 
 def _rounded(values: Floats | list[np.floating[Any]]) -> list[float]:
     return [round(float(value), 5) for value in values]
+
+
+Searched = tuple[Tensor, Tensor]  # queries (n, d) and the rows (m, d) that they search
+
+
+def _searches(
+    use: str, queries: TranslatedPairs | SearchRows, rows: TranslatedPairs | SearchRows
+) -> tuple[Searched, dict[str, Searched]]:
+    """Return the search with the old model, and those with the new one by kind of row."""
+    if use == "corpus":
+        new = {"native": (queries.target, rows.target), "translated": (queries.target, rows.translated)}
+        return (queries.source, rows.source), new
+    return (queries.target, rows.target), {"translated": (queries.translated, rows.target)}
 
 
 @dataclass(frozen=True)
@@ -84,30 +133,43 @@ class _Searched:
     of_query: NDArray[np.int_]
 
 
-def _search(pairs: TranslatedPairs, use: str, share: float) -> _Searched:
-    """Search these rows with each of them, and keep the first results, a share of the rows."""
-    source, target, translated = (unit(side.float()) for side in (pairs.source, pairs.target, pairs.translated))
-    if use == "corpus":
-        old, new = source @ source.T, {"native": target @ target.T, "translated": target @ translated.T}
-    else:
-        old, new = target @ target.T, {"translated": translated @ target.T}
-    for similar in (old, *new.values()):
-        similar.fill_diagonal_(-2.0)
-    k = max(1, round(share * (len(pairs) - 1)))
-    lists = nearest(old, k)
+def _search(old: Searched, new: dict[str, Searched], k: int, exclude_self: bool = False) -> _Searched:
+    """Keep the first k results of each query. With `exclude_self`, query i is row i, which is no result of it."""
+    before, lists = _first_results(old, k, exclude_self)
     return _Searched(
-        _values(old, lists),
-        {kind: _values(similar, nearest(similar, k)) for kind, similar in new.items()},
-        {kind: _values(similar, lists) for kind, similar in new.items()},
-        np.repeat(np.arange(len(pairs)), k),
+        _flat(before),
+        {kind: _flat(_first_results(search, k, exclude_self)[0]) for kind, search in new.items()},
+        {kind: _flat(_similarities(search, lists)) for kind, search in new.items()},
+        np.repeat(np.arange(len(lists)), k),
     )
 
 
-def _values(similar: Tensor, lists: Tensor) -> Floats:
-    return similar.gather(1, lists).flatten().numpy().astype(np.float64)
+def _first_results(search: Searched, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
+    """Return the similarities (n, k) and positions (n, k) of each query's nearest rows."""
+    queries, rows = (unit(side.float()) for side in search)
+    step = max(1, CELLS // len(rows))
+    values: list[Tensor] = []
+    lists: list[Tensor] = []
+    for at in range(0, len(queries), step):
+        similar = queries[at : at + step] @ rows.T
+        if exclude_self:
+            similar[torch.arange(len(similar)), torch.arange(at, at + len(similar))] = -2.0
+        lists.append(nearest(similar, k))
+        values.append(similar.gather(1, lists[-1]))
+    return torch.cat(values), torch.cat(lists)
 
 
-def _numbered(parts: list[_Searched]) -> Iterator[tuple[int, _Searched]]:
+def _similarities(search: Searched, lists: Tensor) -> Tensor:
+    """Return the similarities (n, k) of each query to the rows of its list (n, k)."""
+    queries, rows = (unit(side.float()) for side in search)
+    return torch.stack([rows[listed] @ query for query, listed in zip(queries, lists, strict=True)])
+
+
+def _flat(values: Tensor) -> Floats:
+    return values.flatten().numpy().astype(np.float64)
+
+
+def _numbered(parts: Sequence[_Searched]) -> Iterator[tuple[int, _Searched]]:
     """Yield each part with the number of its first query."""
     at = 0
     for part in parts:
@@ -115,11 +177,19 @@ def _numbered(parts: list[_Searched]) -> Iterator[tuple[int, _Searched]]:
         at += int(part.of_query.max()) + 1
 
 
-def _match(before: Floats, after: Floats, thresholds: Floats, weights: Floats | None = None) -> Floats:
-    """Return the similarities above which as much of `after` is as of `before` is above each threshold, by weight."""
+def _match(
+    before: Floats, after: Floats, thresholds: Floats, of_query: NDArray[np.int_], weights: Sequence[Floats]
+) -> list[Floats]:
+    """Return the similarities above which as much of `after` is as of `before` is above each threshold, by weight.
+
+    `weights` are several weightings of the queries (q,), each of which gives one list of similarities.
+    """
     of_before, of_after = np.argsort(before), np.argsort(after)
-    w = np.ones(len(before)) if weights is None else weights
-    below = np.concatenate([[0.0], np.cumsum(w[of_before])])[np.searchsorted(before[of_before], thresholds)]
-    reached = np.cumsum(w[of_after])
-    places = np.asarray(np.searchsorted(reached, below * (reached[-1] / w.sum()), side="right"), dtype=np.int64)
-    return after[of_after][np.minimum(places, len(after) - 1)]
+    ranks = np.searchsorted(before[of_before], thresholds)
+    matched: list[Floats] = []
+    for weight in weights:
+        below = np.concatenate([[0.0], np.cumsum(weight[of_query[of_before]])])[ranks]
+        reached = np.cumsum(weight[of_query[of_after]])
+        places = np.asarray(np.searchsorted(reached, below, side="right"), dtype=np.int64)
+        matched.append(after[of_after][np.minimum(places, len(after) - 1)])
+    return matched

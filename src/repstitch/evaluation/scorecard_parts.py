@@ -194,8 +194,11 @@ class ScoreScale(Record):
 
     `old` (p,) are old similarities, ascending. `new` has one entry for each kind of row (`native` or `translated`) with
     lists `similarity`, `low`, `high` and `same_items` (p,). `results` are the results per query that were compared.
+    `queried_by` is `rows` if held-out rows were the queries, or `queries` if real ones were. Short questions have other
+    similarities than rows, so a scale by rows does not hold for them.
     """
 
+    queried_by = otherwise(string(), "rows")
     old = sequence(float)
     new = mapping(dict[str, list[float]])
     queries = whole()
@@ -211,13 +214,18 @@ class ScoreScale(Record):
         ):
             raise InputError("'old' and 'new' of a ScoreScale must be lists of one length, and 'old' must ascend.")
 
+    @property
+    def query_kind(self) -> str:
+        """The name of the queries in reports: real queries, or held-out rows."""
+        return "queries" if self.queried_by == "queries" else "held-out rows"
+
     def equivalents(self, threshold: float) -> dict[str, Equivalent]:
         """Return the equivalent of an old threshold, by kind of row. Raises InputError outside the fitted range."""
         low, high = self.old[0], self.old[-1]
         if not low <= threshold <= high:
             raise InputError(
                 f"`threshold` must be from {num(low)} to {num(high)}, the range of the first {self.results} results of "
-                f"{self.queries} held-out queries; got {threshold}. Outside it no equivalent is known."
+                f"{self.queries} {self.query_kind}; got {threshold}. Outside it no equivalent is known."
             )
         at = {
             kind: {name: float(np.interp(threshold, self.old, values)) for name, values in lists.items()}

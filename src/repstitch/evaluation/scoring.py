@@ -116,6 +116,9 @@ def _use_scores(query_scores: Mapping[str, RowScores], searches: Mapping[str, Se
 def _compare(use: str, searches: dict[str, Search], pool: Pool, thresholds: Thresholds) -> dict[str, Any]:
     """Return the `references` of one use and its `verdict`."""
     rows, chance = scores_with_references(use, searches, pool)
+    if thresholds.old_model == "gone":
+        for by_reference in rows.values():
+            del by_reference["reranked"]
     (first, first_scores), (shortlist, shortlist_scores) = (
         (measure, compare_with_references(by_reference)) for measure, by_reference in rows.items()
     )

@@ -91,13 +91,22 @@ def advice(verdict: Verdict, old: str | None = None, new: str | None = None) -> 
     more = f"Score more {'pairs' if by_overlap else 'judged queries'}"
     use = f"The first {k} results keep {kept} of {all_found}; keeping {old_model} keeps {kept_by_old}."
     rerank = f"Fetch {depth} and rerank: they keep {share} of {listed}; the first {k} alone {kept}."
+    rival = ""
+    if _is_finite(numbers.get("reranked")):
+        new_model = "the new model" if new is None else new
+        rival = (
+            f" Without a map, the first {depth} of {old_model} reranked with {new_model} keep "
+            f"{_percent(numbers['reranked'] / ceiling)} of {all_found}, at the price of {depth} documents embedded "
+            f"with {new_model} for each query, or of native vectors of all documents kept."
+        )
     re_embed = f"The first {k} results keep only {kept} of {all_found} ({old_model} {kept_by_old}); {fetched}."
     sentences = {
         "use": use,
-        "use as first stage": rerank,
+        "use as first stage": f"{rerank}{rival}",
         "probably use": f"{use} {more} to be sure that this is at least {100 * thresholds.retention:g} %.",
         "probably use as first stage": (
             f"{rerank} {more} to be sure that the first {depth} keep at least {100 * thresholds.first_stage:g} %."
+            f"{rival}"
         ),
         "re-embed": re_embed if verdict.sure else f"{re_embed} {more} to be sure that it is not enough.",
         "keep the old model": keep,

@@ -146,15 +146,17 @@ class Verdict(Record):
 class ReferenceScores(Record):
     """One measure of a translation and of its references. All intervals use the same queries.
 
-    `keep_old` searches with the old model, `ceiling` after full re-embedding with the new one. `naive` searches without
-    translating. `constant` translates every row to the mean. `shuffled` replaces each translation by that of another
-    row.
+    `keep_old` searches with the old model, `ceiling` after full re-embedding with the new one. `reranked` is the rival
+    without a map: the first 100 results of the old model in the order of the new model's similarities. `naive` searches
+    without translating. `constant` translates every row to the mean. `shuffled` replaces each translation by that of
+    another row.
     """
 
     translated = estimate()
     keep_old = estimate()
     ceiling = estimate()
     over_keep_old = estimate()  # `translated` minus `keep_old`
+    reranked = optional(estimate())  # None if the old model is gone, and in scorecards of earlier releases
     naive = optional(estimate())
     constant = optional(estimate())
     shuffled = optional(estimate())

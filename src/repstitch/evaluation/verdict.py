@@ -59,6 +59,7 @@ def decide(
         "score": deciding.translated.score,
         "keep_old": deciding.keep_old.score,
         "ceiling": deciding.ceiling.score,
+        "reranked": None if deciding.reranked is None else deciding.reranked.score,
         "over_keep_old": [low, high],
         "retention": retention.score,
         "retention_interval": list(_bounds(retention)),

@@ -101,7 +101,7 @@ class CalibrationRows:
 @exact_products()
 @torch.no_grad()
 def calibrate_folds(
-    directions: Directions, folds: Sequence[CalibrationRows], others: Tensor, pool: int = POOL
+    directions: Directions, folds: Sequence[CalibrationRows], positions: Tensor | None = None, pool: int = POOL
 ) -> Calibration | None:
     """Fit the confidence measures of a map on the pairs that it is trained on, each read by a map without its fold.
 
@@ -109,21 +109,32 @@ def calibrate_folds(
     directions of that fit. New rows are read by `directions`, which must be those of one of these fits: with a few
     hundred pairs, rows are nearer to the mean of a fit with more pairs. Few pairs are enough, because none is set
     apart: the bound of the cosine is the conformal quantile of leave-one-out residuals (Barber et al. 2021, "Predictive
-    Inference with the Jackknife+"). `others` (m, d_target) fill up the pool; see `calibrate`. Returns None with fewer
-    than 20 pairs.
+    Inference with the Jackknife+"). The pool has targets of these pairs only, at most `pool`: general targets are
+    unlike them, so a search among those says nothing about the domain. `positions` (n,) are the ranks of the
+    counterparts among all these targets by maps that saw neither; by default those of the translations. Returns None
+    with fewer than 20 pairs.
     """
     rows = CalibrationRows(
         *(torch.cat([getattr(part, name) for part in folds])[:MAX_ROWS] for name in ("readings", "raw", "Y"))
     )
-    return None if len(rows) < LEAST_ROWS else _fit(directions, rows, rows, (others,), pool)
+    return None if len(rows) < LEAST_ROWS else _fit(directions, rows, rows, (), pool, positions)
 
 
 def _fit(
-    directions: Directions, selection: CalibrationRows, rows: CalibrationRows, others: Sequence[Tensor], pool: int
+    directions: Directions,
+    selection: CalibrationRows,
+    rows: CalibrationRows,
+    others: Sequence[Tensor],
+    pool: int,
+    positions: Tensor | None = None,
 ) -> Calibration:
-    """Fit the measures on `rows`; the usual range of the readings, and the regression of the cosine, on `selection`."""
+    """Fit the measures on `rows`; the usual range of the readings, and the regression of the cosine, on `selection`.
+
+    `positions` (n,) are the ranks of the counterparts in the gallery, by default those of the translations.
+    """
     gallery = _gallery(rows.Y, others, pool)
     pool = min(pool, len(gallery))
+    positions = ranks(rows.raw, gallery) if positions is None or len(positions) != len(rows) else positions
     centre, scale = selection.readings.mean(0), selection.readings.std(0).clamp(min=1e-6)
     standard_selection, standard = ((part.readings - centre) / scale for part in (selection, rows))
     low, high = standard_selection[:, FOR_MATCH].aminmax(dim=0)
@@ -147,7 +158,7 @@ def _fit(
         scale=scale,
         low=low,
         high=high,
-        match=_logistic(within, hit_chance(ranks(rows.raw, gallery), len(gallery), pool)),
+        match=_logistic(within, hit_chance(positions, len(gallery), pool)),
         cosine=cosine,
         precision=precision,
         atypical=unusualness(standard[:, FOR_TYPICAL], precision).sort().values,

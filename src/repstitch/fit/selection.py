@@ -112,22 +112,27 @@ class Problem:
     @cached_property
     def decomposition(self) -> Decomposition:
         """The decomposition of all pairs, with own pairs at half of the weight beside general ones."""
-        return self.decomposed(None, 0.5 if self.has_general else None)
+        return self.decomposed((), 0.5 if self.has_general else None)
 
     @cached_property
-    def decomposed(self) -> Callable[[int | None, float | None], Decomposition]:
+    def decomposed(self) -> Callable[[tuple[int, ...], float | None], Decomposition]:
         """`decompose_without`, with a cache."""
         return cache(self.decompose_without)
 
-    def decompose_without(self, fold: int | None = None, own_share: float | None = None) -> Decomposition:
-        """Return the decomposition of all pairs but one fold (None: of all), with a share of own pairs if any."""
-        own_moments = self._moments_of(None if self.folds is None else (self.folds >= 0) & (self.folds != fold))
+    def decompose_without(self, left_out: tuple[int, ...] = (), own_share: float | None = None) -> Decomposition:
+        """Return the decomposition of all pairs but those of some folds, with a share of own pairs if any."""
+        own_moments = self._moments_of(None if self.folds is None else self._in_folds(left_out))
         if not self.has_general or own_share == 1:
             return decompose(own_moments)
         assert own_share is not None
         general_moments, total = self._general_moments, own_moments.n + self._general_moments.n
         general_moments = general_moments.weighted((1 - own_share) * total / general_moments.n)
         return decompose(general_moments + own_moments.weighted(own_share * total / own_moments.n))
+
+    def _in_folds(self, left_out: tuple[int, ...]) -> Tensor:
+        """Return a mask (n,) of the own pairs that are in none of these folds."""
+        assert self.folds is not None
+        return (self.folds >= 0) & ~torch.isin(self.folds, self.folds.new_tensor(left_out))
 
     @cached_property
     def _general_moments(self) -> Moments:
@@ -148,7 +153,7 @@ class Problem:
         predicted = torch.empty_like(self.objective.Y)
         for fold in range(self.n_folds):
             rows = fold_of == fold
-            predicted[rows] = fit(self.decomposed(fold, own_share))(self.objective.X[rows])
+            predicted[rows] = fit(self.decomposed((fold,), own_share))(self.objective.X[rows])
         return predicted
 
     @cached_property
@@ -167,7 +172,7 @@ class Problem:
     def closed_candidate(self, method: str, settings: dict[str, Any], fit: "Fit") -> Candidate:
         """Return a closed form that is fitted to all pairs, with the scores of its fits on pairs that they left out."""
         share = settings.get("own_share")
-        map = fit(self.decomposed(None, share), settings)
+        map = fit(self.decomposed((), share), settings)
         if self.folds is None:
             return self.candidate(method, settings, map)
         predicted = self.cross_translate(lambda decomposition: fit(decomposition, settings), share)
@@ -327,7 +332,7 @@ def select(problem: Problem, method: str = "auto") -> tuple[Candidate, list[Cand
 def refit(chosen: Candidate, problem: Problem) -> Map:
     """Fit a map to the pairs of a problem with the settings of the chosen candidate; nothing is selected again."""
     method, settings = from_first_rank((chosen.method, chosen.settings))
-    d = problem.decomposed(None, settings.get("own_share"))
+    d = problem.decomposed((), settings.get("own_share"))
     if "start" not in settings:
         return fit_closed(d, method, settings)
     start = fit_closed(d, settings["start"]["method"], settings["start"])

@@ -67,6 +67,13 @@ def search(queries: Tensor, gallery: Tensor, k: int, copies: Tensor) -> tuple[Te
     return positions, neighbours
 
 
+def search_similar(similar: Tensor, k: int, copies: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `search` does, from the similarities (n, n) of each query with each row of the gallery."""
+    counterparts = torch.arange(len(similar), device=similar.device)
+    others = similar.clone().fill_diagonal_(-torch.inf)
+    return _ranks_of(similar, counterparts, copies), nearest(others, k)
+
+
 def recall(ranks: Tensor | ArrayLike, k: int) -> float:
     """Share of queries whose counterpart is among the first `k` results, from the ranks (n,) of the counterparts.
 

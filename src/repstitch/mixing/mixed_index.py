@@ -19,6 +19,7 @@ from repstitch.metrics.neighbours import nearest, unit
 from repstitch.precision import exact_products
 
 K = 10
+FEW = 5  # neighbours that tune the length
 LENGTHS = tuple(round(0.8 + 0.01 * step, 2) for step in range(41))
 MOST_ROWS = 1_000
 LEAST_ROWS = 20
@@ -53,13 +54,21 @@ class MixedIndex:
         native: The native vectors (n, d) of the same rows.
         queries: Native vectors (m, d) of queries such as users ask. Default: None, the native rows, each of which
             searches all rows but itself. Short questions are unlike long documents, so the best length differs.
+        similar: Similarities (n, n) of each native row with each translation, if several maps have translated the rows.
+            Not used with `queries`. Default: None, the cosines of the rows.
 
     Raises:
         InputError: If the shapes do not fit, or with fewer than 20 rows or queries.
     """
 
     @exact_products()
-    def __init__(self, translated: MatrixLike, native: MatrixLike, queries: MatrixLike | None = None):
+    def __init__(
+        self,
+        translated: MatrixLike,
+        native: MatrixLike,
+        queries: MatrixLike | None = None,
+        similar: MatrixLike | None = None,
+    ):
         rows = [as_matrix(side, name) for side, name in ((translated, "translated"), (native, "native"))]
         if rows[0].shape != rows[1].shape or len(rows[0]) < LEAST_ROWS:
             raise InputError(
@@ -74,8 +83,10 @@ class MixedIndex:
             )
         self.native, self.translated = Q @ Y.T, Q @ T.T
         if queries is None:
-            for similar in (self.native, self.translated):
-                similar.fill_diagonal_(-torch.inf)
+            if similar is not None:
+                self.translated = as_matrix(similar, "similar").float()[: len(Y), : len(Y)].clone()
+            for between in (self.native, self.translated):
+                between.fill_diagonal_(-torch.inf)
         self.k = min(K, len(Y) - 1)
         self.wanted = nearest(self.native, self.k)
 
@@ -87,9 +98,9 @@ class MixedIndex:
         """Return the positions (n, k) of the nearest rows of each query, if the rows of a mask (n,) are native."""
         return nearest(torch.where(is_native, self.native, length * self.translated), self.k)
 
-    def shares_found(self, is_native: Tensor, length: float = 1.0) -> Tensor:
-        """Return the share (n,) of each query's nearest rows in a native index that a search finds."""
-        return share_contained(self.wanted, self.results(is_native, length))
+    def shares_found(self, is_native: Tensor, length: float = 1.0, k: int = K) -> Tensor:
+        """Return the share (n,) of each query's k ≤ 10 nearest rows in a native index that a search finds."""
+        return share_contained(self.wanted[:, :k], self.results(is_native, length)[:, :k])
 
     def random(self, share: float, seed: int) -> Tensor:
         """Return a mask (n,) of this share of the rows, drawn at random."""
@@ -104,62 +115,15 @@ class MixedIndex:
         return MixedScore(share, length, float(np.mean(overlaps)), float(np.mean(shares)))
 
     def best_length(self) -> float:
-        """Return the length of translated rows that finds most of the nearest rows if a random half is native.
+        """Return the length of translated rows that finds most of the five nearest rows if a random half is native.
 
-        It is 1 unless the best of 41 lengths from 0.8 to 1.2 finds more by at least one standard error of the mean
-        difference over the queries. One length serves every share of native rows.
+        They are five because these rows are a sample: its ten nearest rows are farther than those of the whole table,
+        and the best length depends on how near they are. It is 1 unless the best of 41 lengths from 0.8 to 1.2 finds
+        more by at least one standard error of the mean difference over the queries. One length serves every share of
+        native rows.
         """
         masks = [self.random(0.5, seed) for seed in range(DRAWS)]
-        shares = {a: torch.stack([self.shares_found(mask, a) for mask in masks]).mean(0) for a in LENGTHS}
+        shares = {a: torch.stack([self.shares_found(mask, a, FEW) for mask in masks]).mean(0) for a in LENGTHS}
         best = max(LENGTHS, key=lambda a: (round(float(shares[a].mean()), 9), -abs(a - 1)))
         gain = shares[best] - shares[1.0]
         return best if float(gain.mean()) > float(gain.std()) / len(gain) ** 0.5 else 1.0
-
-
-@dataclass(frozen=True)
-class Placement:
-    """How translated rows, native rows and queries are written, so that one search ranks both kinds of rows rightly.
-
-    Args:
-        length: The length of translated rows; native rows and queries have length 1.
-        coordinate: Whether rows and queries have one more coordinate, for a search by cosine or L2. It gives all rows
-            the same length, max(1, `length`), and is 0 in queries, so both distances rank by inner product.
-
-    Raises:
-        InputError: If `length` is not positive.
-    """
-
-    length: float = 1.0
-    coordinate: bool = False
-
-    def __post_init__(self):
-        if not 0 < self.length < np.inf:
-            raise InputError(f"`length` must be a positive number; got {self.length}.")
-
-    def dim(self, dim: int) -> int:
-        """Return the number of dimensions that are stored for vectors of `dim` dimensions."""
-        return dim + int(self.coordinate)
-
-    def translated(self, rows: np.ndarray) -> np.ndarray:
-        """Return translated rows (n, d) of unit length as they are stored. NaN stays NaN."""
-        return self._completed(rows if self.length == 1 else rows * np.float32(self.length))
-
-    def native(self, rows: np.ndarray) -> np.ndarray:
-        """Return native rows (n, d), scaled to unit length, as they are stored."""
-        return self._completed(_unit_rows(rows))
-
-    def queries(self, rows: np.ndarray) -> np.ndarray:
-        """Return native queries (n, d), scaled to unit length, as they search."""
-        rows = _unit_rows(rows)
-        return np.hstack([rows, np.zeros((len(rows), 1), rows.dtype)]) if self.coordinate else rows
-
-    def _completed(self, rows: np.ndarray) -> np.ndarray:
-        if not self.coordinate:
-            return rows
-        squared = max(1.0, self.length) ** 2 - np.square(rows.astype(np.float64)).sum(axis=1, keepdims=True)
-        return np.hstack([rows, np.sqrt(np.maximum(squared, 0)).astype(rows.dtype)])
-
-
-def _unit_rows(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

@@ -12,6 +12,7 @@ from repstitch.errors import InputError, one_line
 from repstitch.files import written_whole
 
 MOST_QUERIES = 1_000
+OPTIONAL = ("translated", "source", "similar")
 STITCHER_KEY = b"repstitch.held_out_of"
 
 
@@ -25,16 +26,20 @@ class HeldOutRows:
         translated: Translations (m, d_target) of the same rows by a map that was not trained on them. Default: None, as
             in files of earlier releases.
         source: Source vectors (m, d_source) of the same rows. Default: None, likewise.
+        similar: Similarities (m, m) of each native row with each translation, if several maps have translated them.
+            Default: None, the cosines of the vectors.
     """
 
     ids: np.ndarray
     vectors: np.ndarray
     translated: np.ndarray | None = None
     source: np.ndarray | None = None
+    similar: np.ndarray | None = None
 
     def write(self, stitcher: Path, version: str) -> None:
         """Write the rows to the file beside the folder of a stitcher, in place of those of an earlier one."""
         matrices = {"vector": self.vectors, "translated": self.translated, "source": self.source}
+        matrices["similar"] = self.similar
         columns: dict[str, pa.Array | pa.ChunkedArray] = {"id": pa.array(self.ids, pa.string())}
         for name, matrix in matrices.items():
             if matrix is not None:
@@ -46,15 +51,26 @@ class HeldOutRows:
 
 
 def keep_rows(
-    ids: np.ndarray, vectors: np.ndarray, translated: np.ndarray | None = None, source: np.ndarray | None = None
+    ids: np.ndarray,
+    vectors: np.ndarray,
+    translated: np.ndarray | None = None,
+    source: np.ndarray | None = None,
+    similar: np.ndarray | None = None,
 ) -> HeldOutRows:
     """Return held-out pairs in a random order that depends on their number only, with the vectors of the first."""
     order = np.random.default_rng(len(ids)).permutation(len(ids))
     first = order[:MOST_QUERIES]
-    matrices = (
-        None if rows is None else np.ascontiguousarray(rows[first], np.float32) for rows in (translated, source)
+
+    def of_first(rows: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(rows[first], np.float32)
+
+    return HeldOutRows(
+        ids[order],
+        of_first(vectors),
+        None if translated is None else of_first(translated),
+        None if source is None else of_first(source),
+        None if similar is None else of_first(similar[:, first]),
     )
-    return HeldOutRows(ids[order], np.ascontiguousarray(vectors[first], np.float32), *matrices)
 
 
 def held_out_file(stitcher: Path) -> Path:
@@ -75,7 +91,7 @@ def read_held_out(stitcher: Path, version: str, dim: int) -> HeldOutRows | None:
         table = pq.read_table(path)
         if (table.schema.metadata or {}).get(STITCHER_KEY) != version.encode():
             return None
-        ids, matrices = table["id"], {n: _matrix(table, n) for n in ("vector", "translated", "source")}
+        ids, matrices = table["id"], {n: _matrix(table, n) for n in ("vector", *OPTIONAL)}
         vectors, translated = matrices["vector"], matrices["translated"]
         if table.schema.field("id").type != pa.string() or vectors is None or vectors.shape[1] != dim:
             raise InputError(f"columns id and vector must be text and {dim} float32 numbers")
@@ -87,7 +103,10 @@ def read_held_out(stitcher: Path, version: str, dim: int) -> HeldOutRows | None:
             raise InputError("rows must have ids, and some of them vectors of finite numbers")
         if translated is not None and translated.shape != vectors.shape:
             raise InputError("columns vector and translated must have as many numbers")
-        return HeldOutRows(object_column(ids.to_pylist()), vectors, translated, matrices["source"])
+        similar = matrices["similar"]
+        if similar is not None and similar.shape != (len(vectors), len(vectors)):
+            raise InputError("column similar must have a number for each row with a vector")
+        return HeldOutRows(object_column(ids.to_pylist()), vectors, *(matrices[name] for name in OPTIONAL))
     except (OSError, pa.ArrowException, KeyError, InputError) as error:
         raise InputError(
             f"{path} cannot be read as held-out rows: {one_line(error)}. Remove the file, or train again to replace it."

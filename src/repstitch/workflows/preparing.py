@@ -28,6 +28,7 @@ from repstitch.transfer.labels import label
 
 log = logging.getLogger(__name__)
 CORPUS_ROWS = 2_000
+SCORED_IN_FOLDS = 3_000  # pairs that are scored at most, all against all
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ def prepare(
         folds = folds_of(pairs, division.n_folds, division.seed, is_own)
         proof_folds = finest_folds(pairs, division.seed, is_own)
         in_folds = np.flatnonzero(folds >= 0)
-        parts = Split(np.arange(len(pairs)), in_folds, in_folds, np.arange(0))
+        order = np.random.default_rng(division.seed).permutation(len(in_folds))
+        parts = Split(np.arange(len(pairs)), in_folds, np.sort(in_folds[order[:SCORED_IN_FOLDS]]), np.arange(0))
     output_norm = output_norm or ("none" if target.space.normalised is False else "unit")
     findings = check(pairs, parts, output_norm, proof_folds)
     return PreparedPairs(

@@ -23,11 +23,12 @@ from repstitch.fit.closed_form import FITS, fit_closed, fit_shuffled
 from repstitch.fit.learning_curve import draw_curve
 from repstitch.fit.selection import Candidate, Problem
 from repstitch.fit.spectrum import shared_spectrum
-from repstitch.metrics.retrieval import ranks, recall
+from repstitch.metrics.retrieval import ranks, recall, search_similar
 from repstitch.names import USES
 from repstitch.precision import exact_products
 from repstitch.stitchers.confidence import LEAST_ROWS, Calibration
 from repstitch.workflows.preparing import PreparedPairs
+from repstitch.workflows.unseen import scored_rows, unseen_similarities
 
 log = logging.getLogger(__name__)
 
@@ -92,17 +93,30 @@ def _unknown(likeness: Likeness, thresholds: Thresholds) -> Verdict:
 class FoldProof:
     """Own pairs of each proof fold, translated and read by a fit without them.
 
-    `rows` are their positions among the own pairs, and `directions` those of the first of these fits.
+    `rows` are their positions among the own pairs, and `directions` those of the first of these fits. `similar` has the
+    similarities of own pairs by maps that saw neither row, by use.
     """
 
     rows: list[torch.Tensor]
     parts: list[CalibrationRows]
     directions: Directions
+    similar: dict[str, torch.Tensor] | None
 
     def raw(self) -> torch.Tensor:
         """Return the translations (n, d_target) in the order of the own pairs."""
         order = torch.cat(self.rows).argsort()
         return torch.cat([part.raw for part in self.parts])[order]
+
+    def positions(self) -> torch.Tensor | None:
+        """Return the rank (n,) of each counterpart among the targets, by maps that saw neither, in order of `parts`.
+
+        None if not all pairs are scored.
+        """
+        order = torch.cat(self.rows).cpu()
+        if self.similar is None or len(self.similar["query"]) < len(order):
+            return None
+        similar = self.similar["query"]
+        return search_similar(similar, 1, torch.arange(len(similar)))[0][order]
 
 
 @exact_products()
@@ -115,13 +129,13 @@ def prove_in_folds(prepared: PreparedPairs, chosen: Candidate, problem: Problem)
     parts: list[CalibrationRows] = []
     directions: list[Directions] = []
     for fold in range(proof.n_folds):
-        decomposition = proof.decompose_without(fold, chosen.settings.get("own_share"))
+        decomposition = proof.decompose_without((fold,), chosen.settings.get("own_share"))
         map = fit_closed(decomposition, chosen.method, chosen.settings)
         directions.append(directions_of(decomposition))
         rows.append((fold_of == fold).nonzero()[:, 0])
         X, Y = problem.objective.X[rows[fold]], problem.objective.Y[rows[fold]]
         parts.append(CalibrationRows.of(map, X, Y, directions[fold]))
-    return FoldProof(rows, parts, directions[0])
+    return FoldProof(rows, parts, directions[0], unseen_similarities(prepared, chosen, problem))
 
 
 @exact_products()
@@ -129,8 +143,9 @@ def translate_held_out(prepared: PreparedPairs, chosen: Candidate, proof: FoldPr
     """Translate the held-out pairs, on the CPU: by the chosen map, or by fits of it without the fold of each pair."""
     X, Y = (side.cpu() for side in prepared.take(prepared.held_out))
     with torch.inference_mode():
-        raw = chosen.map.to("cpu")(X) if proof is None else proof.raw().cpu()
-        return TranslatedPairs(X, Y, raw, normalise(raw, prepared.output_norm, "the translation"))
+        raw = chosen.map.to("cpu")(X) if proof is None else proof.raw().cpu()[scored_rows(prepared)]
+        similar = None if proof is None else proof.similar
+        return TranslatedPairs(X, Y, raw, normalise(raw, prepared.output_norm, "the translation"), similar)
 
 
 def score_held_out(
@@ -165,7 +180,7 @@ def calibrate_confidence(
 ) -> tuple[Calibration | None, str | None]:
     """Return the calibrated confidence, or None and a note with the reason."""
     if proof is not None:
-        confidence = calibrate_folds(proof.directions, proof.parts, problem.objective.distractors)
+        confidence = calibrate_folds(proof.directions, proof.parts, proof.positions())
         few = "There are fewer than 20 own pairs, so confidence is not calibrated."
         return confidence, few if confidence is None else None
     if not has_calibration_half(prepared):

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from repstitch.errors import InputError
 from repstitch.evaluation.qrels import read_qrels
 from repstitch.evaluation.relevance import SearchRows, score_relevance
 from repstitch.evaluation.relevance_data import RelevanceData
-from repstitch.evaluation.score_scale import fit_score_scale
+from repstitch.evaluation.score_scale import LEAST_QUERIES, fit_query_score_scale, fit_score_scale
 from repstitch.evaluation.scorecard import Scorecard
 from repstitch.evaluation.scoring import score_pairs
 from repstitch.evaluation.thresholds import Thresholds
@@ -80,7 +82,8 @@ def score(  # noqa: PLR0913 - the whole job in one call
             rows raise InputError, and repeats are kept. Default: False.
         relevance: Queries and relevance judgements (`repstitch.evaluation.RelevanceData`). `source` and `target` are
             then the documents, the scorecard also has `relevance`, and the verdicts are based on it. Documents seen in
-            training stay in the gallery; queries seen in training are not scored. Default: None.
+            training stay in the gallery; queries seen in training are not scored. With at least 40 queries, the score
+            scales (`Scorecard.score_scales`) are those of the queries in place of those of rows. Default: None.
         labels: One class label per source row: `table.csv:column` with a column `id`, or an array or file in row order.
             The scorecard then also has `probe_transfer`: the accuracy on source rows of a linear classifier (a probe)
             that is trained on target rows and transferred to the source space through the stitcher. Default: None.
@@ -118,7 +121,6 @@ def score(  # noqa: PLR0913 - the whole job in one call
 
     near_duplicates = find_near_duplicates(documents, np.flatnonzero(used_in_training))[~used_in_training]
     translated = translate_pairs(stitcher, pairs)
-    scales = {use: fit_score_scale(translated, use) for use in uses}
     card = score_pairs(
         translated,
         torch.from_numpy(stitcher.target_mean),
@@ -133,11 +135,11 @@ def score(  # noqa: PLR0913 - the whole job in one call
         "left_out": n_used,
         "held_out": "unseen pairs",
         **_notes(stitcher, near_duplicates, n_used),
-        **({"score_scale": scales} if all(scale is not None for scale in scales.values()) else {}),
         "dropped": pairs.dropped,
     }
     if labels is not None:
         extras["probe_transfer"] = _prove_probe(stitcher, documents, used_in_training)
+    scales = {use: fit_score_scale(translated, use) for use in uses}
     if judged is not None:
         queries, qrels = judged
         query_rows = _search_rows(stitcher, queries, seen_in_training(stitcher, queries, documents.ids))
@@ -146,7 +148,26 @@ def score(  # noqa: PLR0913 - the whole job in one call
         extras["relevance"] = relevance_scores.to_dict()
         for use in uses:
             card[use]["verdict"] = relevance_scores.deciding[use]["verdict"]
-    return Scorecard(card | extras)
+            scales[use] = fit_query_score_scale(query_rows, document_rows, use) or scales[use]
+    fitted = {use: scale for use, scale in scales.items() if scale is not None}
+    return Scorecard(card | extras | ({"score_scale": fitted} if fitted else {}))
+
+
+def with_score_scales(stitcher: Stitcher, card: Scorecard) -> Stitcher:
+    """Return a copy of a stitcher with score scales of real queries, from a scorecard that was computed with them.
+
+    All its other scores stay. Its version is another, because that depends on the scorecard. Raises InputError unless
+    the scales of `card` are those of queries.
+    """
+    scales = card.score_scales
+    if not scales or any(scale.queried_by != "queries" for scale in scales.values()):
+        raise InputError(
+            f"Thresholds need at least {LEAST_QUERIES} queries that training did not use; pass more queries, or omit "
+            "`out`."
+        )
+    merged = {use: scale.to_dict() for use, scale in (stitcher.scorecard.score_scales | scales).items()}
+    scorecard = Scorecard((stitcher.scorecard.to_dict() or card.to_dict()) | {"score_scale": merged})
+    return replace(stitcher, scorecard=scorecard, created=datetime.now(UTC).isoformat())
 
 
 def _notes(stitcher: Stitcher, near_duplicates: np.ndarray, n_used: int) -> dict:

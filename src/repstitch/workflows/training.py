@@ -262,7 +262,8 @@ def _held_out_rows(prepared: PreparedPairs, scored: TranslatedPairs) -> HeldOutR
     pairs, rows = prepared.pairs, prepared.held_out
     if pairs.by != "id":
         return None
-    return keep_rows(pairs.ids[rows], pairs.Y[rows], scored.translated.numpy(), pairs.X[rows])
+    similar = None if scored.similar is None else scored.similar["corpus"].numpy()
+    return keep_rows(pairs.ids[rows], pairs.Y[rows], scored.translated.numpy(), pairs.X[rows], similar)
 
 
 def probe_task(prepared: PreparedPairs) -> Task | None:
@@ -313,7 +314,7 @@ def assemble(
     fingerprints = [id_fingerprints(pairs.ids[used]), row_fingerprints(X, Y)]
     counts = {"train": parts.train, "select": parts.select, "calibrate": parts.calibrate, "test": parts.test}
     if prepared.folds is not None:
-        counts = {"train": parts.train, "own": prepared.held_out} if prepared.has_general else {"train": parts.train}
+        counts = {"train": parts.train, "own": parts.select} if prepared.has_general else {"train": parts.train}
     return Stitcher(
         map=chosen.map.to("cpu"),
         source=pairs.source,
