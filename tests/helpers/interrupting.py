@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 N, D, E = 400, 16, 24
+ANEW = np.arange(0, N, 5)  # rows that are embedded anew
 MODULES = ("torch", "helpers.migrations", "helpers.worlds", "repstitch.bulk.finishing", "repstitch.bulk.verification")
 PLACES = {
     "lancedb": [
@@ -78,22 +79,29 @@ def kill_at(point: int, name: str) -> None:
             setattr(place, function, counting(original))
 
 
-def stage(name: str, address: str, options: dict[str, Any]) -> None:
+def stage(name: str, folder: Path, options: dict[str, Any]) -> None:
     """Bring a migration to the end of a stage, wherever an earlier process was killed."""
     from helpers.migrations import opened, settings_of, stitcher_of
     from repstitch.bulk.finishing import clean_up, cut_over, roll_back
     from repstitch.bulk.job import CUT_OVER, ROLLED_BACK, job_of
+    from repstitch.bulk.native_rows import open_native
     from repstitch.bulk.running import run
     from repstitch.bulk.verification import verify
 
     stitcher, settings = stitcher_of(D, E), settings_of(**options, index_recall=0.5)
+    address = (folder / "address").read_text()
     with opened(address) as store:
         job = job_of(store)
         phase = None if job is None else job.phase
         if name in ("run", "run again"):
             run(store, stitcher, settings)
-        elif name in ("verify", "verify again"):
-            verify(store, stitcher, settings, None)
+        elif name == "embed anew":
+            settings = settings_of(**options, reembed=native_file(folder))
+            run(store, stitcher, settings, open_native(store, stitcher, settings))
+            assert store.states() == {"native": len(ANEW), "translated": N - len(ANEW)}
+        elif name.startswith("verify"):
+            _, result = verify(store, stitcher, settings, None)
+            assert result["rows"]["passed"], result["rows"]
         elif name in ("cut over", "cut over again") and phase != CUT_OVER:
             cut_over(store, stitcher, settings, without_search=True)
         elif name == "roll back" and phase != ROLLED_BACK:
@@ -102,9 +110,30 @@ def stage(name: str, address: str, options: dict[str, Any]) -> None:
             clean_up(store)
 
 
+def native_file(folder: Path) -> str:
+    """Write native vectors of some rows to a file in a folder, if they are not there yet, and return its path."""
+    from helpers.spaces import card
+    from repstitch.embeddings.rows import Embeddings
+    from repstitch.embeddings.writing import write
+
+    path = folder / "native.parquet"
+    if not path.exists():
+        write(path, Embeddings(new_vectors()[ANEW], card("new", E), ANEW))
+    return str(path)
+
+
+def new_vectors() -> np.ndarray:
+    """Return what the new column must contain in the end: translations, and native vectors of some rows."""
+    from helpers.migrations import stitcher_of
+    from helpers.spaces import gaussian
+
+    rows = stitcher_of(D, E).translate(gaussian(N, D, 1))
+    rows[ANEW] += 0.1 * gaussian(len(ANEW), E, 2)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 def check_readers(world: Any, dims: tuple[int, ...]) -> None:
     """Check that readers see every row, with vectors of one space."""
-    from helpers.migrations import stitcher_of
     from helpers.spaces import gaussian
 
     rows = world.read()
@@ -114,14 +143,15 @@ def check_readers(world: Any, dims: tuple[int, ...]) -> None:
     seen = {len(vector) for _, vector in rows.values()}
     assert len(seen) == 1, seen
     assert seen <= set(dims), seen
-    vectors = gaussian(N, D, 1)
-    expected = vectors if seen == {D} else stitcher_of(D, E).translate(vectors)
+    expected = gaussian(N, D, 1) if seen == {D} else new_vectors()
     np.testing.assert_allclose(np.stack([rows[i][1] for i in range(N)]), expected, atol=1e-5)
 
 
 STAGES = {
     "run": (D,),
     "verify": (D,),
+    "embed anew": (D,),
+    "verify anew": (D,),
     "cut over": (D, E),
     "roll back": (D, E),
     "run again": (D,),
@@ -154,13 +184,12 @@ def main(folder: Path, name: str) -> None:
 
         place = new_database()
     assert child(create) == 0
-    address = (folder / "address").read_text()
     options = {"layout": "column"} if name == "postgresql column" else {}
     options |= {"layout": "side", "view": "docs_current"} if name == "postgresql side table" else {}
     for stage_name, dims in STAGES.items():
         look = partial(check_after, world_of, dims)
         kills, point = 0, 2
-        while (status := child(partial(work, point, name, stage_name, address, options))) == -signal.SIGKILL:
+        while (status := child(partial(work, point, name, stage_name, folder, options))) == -signal.SIGKILL:
             kills += 1
             assert child(look) == 0, f"after kill {kills} of {stage_name}"
             point += max(1, point // 3)
@@ -169,9 +198,9 @@ def main(folder: Path, name: str) -> None:
         print(f"{stage_name}: {kills}", flush=True)
 
 
-def work(point: int, world: str, stage_name: str, address: str, options: dict[str, Any]) -> None:
+def work(point: int, world: str, stage_name: str, folder: Path, options: dict[str, Any]) -> None:
     kill_at(point, world)
-    stage(stage_name, address, options)
+    stage(stage_name, folder, options)
 
 
 def check_after(world_of: Callable[[], Any], dims: tuple[int, ...]) -> None:

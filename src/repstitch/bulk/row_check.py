@@ -26,7 +26,7 @@ class RowCheck:
     Args:
         rows: All rows with an old vector or a new one.
         translated: Rows whose new vector is the translation of the old one.
-        native: Rows whose new vector the application wrote itself, unchanged since.
+        native: Rows whose new vector the application wrote itself, or that were embedded anew, unchanged since.
         skipped: Rows whose old vector has no translation, such as one of zeros.
         missing: Rows with an old vector and without a new one.
         wrong: Translated rows whose new vector is not the translation of the old one.

@@ -176,12 +176,11 @@ class Folders:
             if removed.exists():
                 check_companions(removed, kept, ledger.carried if ledger else {})
                 self._check_rows(removed, kept, ledger is not None)
-            if kept == self.new:
-                remove_native(kept)
             if kept == self.new and not is_renamed:
                 state.unlink()
             if removed.exists():
                 remove_whole(removed)
+            remove_native(kept)  # not earlier: as long as the job has old vectors, it needs the native ones
             if is_renamed:
                 state.unlink()
         except OSError as error:
