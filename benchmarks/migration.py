@@ -307,7 +307,7 @@ def flattery(results: Results) -> str:
 def report(results: Results) -> str:
     parts = [
         header("A migration by human judgements", "python benchmarks/migration.py", ("scikit-learn",)),
-        f"{len(PAIRS)} ordered pairs of six text encoders, {results.seeds} seeds, {len(Halves.of(0).searched)} "
+        f"{len(PAIRS)} ordered pairs of six text encoders, seeds: {results.seeds}, {len(Halves.of(0).searched)} "
         "documents searched. Intervals vary the pairs. `auto` is a stitcher trained for `neighbours`; `ridge` is plain "
         "least squares on the same rows.\n",
         "## Share of re-embedding\n",
