@@ -8,11 +8,11 @@ from helpers.migrations import opened, resumed, settings_of, stitcher_of
 from helpers.spaces import gaussian
 
 from repstitch.bulk.filling import catch_up
-from repstitch.bulk.finishing import cut_over
+from repstitch.bulk.finishing import cut_over, status
 from repstitch.bulk.job import job_of, placement_for
 from repstitch.bulk.mixed_scores import mixed_scores
 from repstitch.bulk.planning import make_plan
-from repstitch.bulk.report import plan_text, verification_text
+from repstitch.bulk.report import plan_text, status_text, verification_text
 from repstitch.bulk.running import run
 from repstitch.bulk.translation import Translation
 from repstitch.bulk.verification import verify
@@ -90,6 +90,7 @@ def test_a_column_with_further_coordinates_is_a_space_of_its_own(world):
         with pytest.raises(InputError, match=r"`translated_length` must be 0\.9, as when the migration began"):
             run(store, stitcher, settings(world, translated_length=0.95))
         run(store, stitcher, settings(world))  # it goes on with the length that it began with
+        assert "scale native rows and queries to length 1, and append a number" in status_text(status(store))
         again = job_of(store)
         assert again is not None
         assert again.placement == job.placement

@@ -119,8 +119,9 @@ def status(store: Store, held_out: HeldOutRows | None = None) -> dict[str, Any]:
         held_out: Native rows of the new space, which help to recognise rows of the old one.
 
     Returns:
-        The phase, the number of rows by state and of those still to do, the last verification and, after a cut-over
-        between equal dimensions, how many of the rows written since look like the old space.
+        The phase, the number of rows by state and of those still to do, how native rows and queries must be written if
+        not as the model returns them, the last verification and, after a cut-over between equal dimensions, how many of
+        the rows written since look like the old space.
 
     Raises:
         InputError: If there is no migration of the column.
@@ -135,6 +136,7 @@ def status(store: Store, held_out: HeldOutRows | None = None) -> dict[str, Any]:
         "source": job.source["name"],
         "target": job.to_dict()["target"]["name"],
         "started": job.started,
+        "placement": None if job.placement.is_plain else str(job.placement),
         "states": store.states(),
         "rest": store.count_rest(MOST_COUNTED),
         "verification": job.verification,

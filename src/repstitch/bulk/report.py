@@ -110,6 +110,8 @@ def status_text(result: Mapping[str, Any]) -> str:
         *([f"  {n_written:>12,}  written since the cut-over"] if n_written > 0 else []),
         f"  {n_to_do:>12,}  to do, because the new vector is missing or out of date",
     ]
+    if result["placement"] is not None:
+        lines.append(f"  {result['placement']}")
     written = result["written_since"]
     if written is not None:
         lines.append(_written_line(written, result["source"]))
