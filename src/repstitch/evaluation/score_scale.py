@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from repstitch.evaluation.pool import TranslatedPairs
-from repstitch.evaluation.relevance import SearchRows
+from repstitch.evaluation.relevance import CELLS, SearchRows
 from repstitch.metrics.neighbours import nearest, unit
 from repstitch.precision import exact_products
 
 RESULTS = 100  # per query
 MOST_QUERIES = 1_000
 LEAST_QUERIES = 40
-CELLS = 2**27  # maximum number of similarities in memory at once
 DRAWS = 100
 # Quantiles of the thresholds. Most thresholds let few results through, so half of the points are near the largest.
 QUANTILES = np.sort(np.concatenate([np.linspace(0, 1, 21), 1 - np.geomspace(0.04, 0.0004, 20)]))
@@ -138,13 +137,13 @@ def _search(old: Searched, new: dict[str, Searched], k: int, exclude_self: bool 
 
 def _first_results(search: Searched, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
     """Return the similarities (n, k) and positions (n, k) of each query's nearest rows."""
-    n, m = search.shape if isinstance(search, Tensor) else (len(search[0]), len(search[1]))
+    queries, rows = (search, None) if isinstance(search, Tensor) else map(unit, search)
     values: list[Tensor] = []
     lists: list[Tensor] = []
-    step = max(1, CELLS // m)
-    for at in range(0, n, step):
-        part = torch.arange(at, min(at + step, n))
-        similar = search[part] if isinstance(search, Tensor) else unit(search[0][part]) @ unit(search[1]).T
+    step = max(1, CELLS // (queries.shape[1] if rows is None else len(rows)))
+    for at in range(0, len(queries), step):
+        part = torch.arange(at, min(at + step, len(queries)))
+        similar = queries[part] if rows is None else queries[part] @ rows.T
         if exclude_self:
             similar[torch.arange(len(part)), part] = -2.0
         lists.append(nearest(similar, k))

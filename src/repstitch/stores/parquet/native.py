@@ -40,8 +40,8 @@ class NativeRows:
 
     def without(self, ids: Collection[str]) -> "NativeRows":
         """Return the rows that have none of these ids."""
-        kept = np.array([key not in ids for key in self.ids], bool)
-        return NativeRows(self.ids[kept], self.old_sums[kept], self.vectors[kept])
+        mask = np.array([key not in ids for key in self.ids], bool)
+        return NativeRows(self.ids[mask], self.old_sums[mask], self.vectors[mask])
 
     def joined(self, others: "NativeRows") -> "NativeRows":
         """Return these rows and others."""
