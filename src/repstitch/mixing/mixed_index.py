@@ -24,6 +24,7 @@ LENGTHS = tuple(round(0.8 + 0.01 * step, 2) for step in range(41))
 MOST_ROWS = 1_000
 LEAST_ROWS = 20
 DRAWS = 5
+FAR = -1e9  # similarity of rows that are no candidates, of which there may be too few
 SHARES = (0.05, 0.2, 0.5)
 
 
@@ -96,11 +97,27 @@ class MixedIndex:
 
     def results(self, is_native: Tensor, length: float = 1.0) -> Tensor:
         """Return the positions (n, k) of the nearest rows of each query, if the rows of a mask (n,) are native."""
-        return nearest(torch.where(is_native, self.native, length * self.translated), self.k)
+        return self._merged(self._candidates(is_native), length)
 
-    def shares_found(self, is_native: Tensor, length: float = 1.0, k: int = K) -> Tensor:
-        """Return the share (n,) of each query's k ≤ 10 nearest rows in a native index that a search finds."""
-        return share_contained(self.wanted[:, :k], self.results(is_native, length)[:, :k])
+    def _candidates(self, is_native: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what no length of translated rows changes: the k nearest native and the k nearest translated rows.
+
+        Their positions (n, 2 k), ascending, similarities (n, 2 k), and which are translated (n, 2 k).
+        """
+        parts = self.native.masked_fill(~is_native, FAR), self.translated.masked_fill(is_native, FAR)
+        lists = [nearest(similar, self.k) for similar in parts]
+        positions, order = torch.cat(lists, dim=1).sort(dim=1, stable=True)
+        similar = torch.cat([part.gather(1, listed) for part, listed in zip(parts, lists, strict=True)], dim=1)
+        return positions, similar.gather(1, order), order >= self.k
+
+    def _merged(self, candidates: tuple[Tensor, Tensor, Tensor], length: float) -> Tensor:
+        """Return the positions (n, k) of the nearest of candidates, if translated rows have a length."""
+        positions, similar, is_translated = candidates
+        return positions.gather(1, nearest(torch.where(is_translated, length * similar, similar), self.k))
+
+    def shares_found(self, is_native: Tensor, length: float = 1.0) -> Tensor:
+        """Return the share (n,) of each query's nearest rows in a native index that a search finds."""
+        return share_contained(self.wanted, self.results(is_native, length))
 
     def random(self, share: float, seed: int) -> Tensor:
         """Return a mask (n,) of this share of the rows, drawn at random."""
@@ -110,8 +127,9 @@ class MixedIndex:
     def score(self, share: float, length: float, chosen: Sequence[Tensor] | None = None) -> MixedScore:
         """Score a share of native rows: the masks `chosen`, by default some random draws."""
         masks = [self.random(share, seed) for seed in range(DRAWS)] if chosen is None else chosen
-        overlaps = [float(self.shares_found(mask, length).mean()) for mask in masks]
-        shares = [float(mask[self.results(mask, length)].double().mean()) for mask in masks]
+        results = [self.results(mask, length) for mask in masks]
+        overlaps = [float(share_contained(self.wanted, listed).mean()) for listed in results]
+        shares = [float(mask[listed].double().mean()) for mask, listed in zip(masks, results, strict=True)]
         return MixedScore(share, length, float(np.mean(overlaps)), float(np.mean(shares)))
 
     def best_length(self) -> float:
@@ -122,8 +140,13 @@ class MixedIndex:
         more by at least one standard error of the mean difference over the queries. One length serves every share of
         native rows.
         """
-        masks = [self.random(0.5, seed) for seed in range(DRAWS)]
-        shares = {a: torch.stack([self.shares_found(mask, a, FEW) for mask in masks]).mean(0) for a in LENGTHS}
+        draws = [self._candidates(self.random(0.5, seed)) for seed in range(DRAWS)]
+        wanted = self.wanted[:, :FEW]
+
+        def shares_found(length: float) -> Tensor:
+            return torch.stack([share_contained(wanted, self._merged(one, length)[:, :FEW]) for one in draws]).mean(0)
+
+        shares = {a: shares_found(a) for a in LENGTHS}
         best = max(LENGTHS, key=lambda a: (round(float(shares[a].mean()), 9), -abs(a - 1)))
         gain = shares[best] - shares[1.0]
         return best if float(gain.mean()) > float(gain.std()) / len(gain) ** 0.5 else 1.0
